@@ -1,0 +1,3 @@
+"""Coterie: many language models answer as one."""
+
+__version__ = "0.1.0"

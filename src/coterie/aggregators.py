@@ -1,0 +1,128 @@
+"""From several completions to one: votes, and prompts for an expert that merges them.
+
+An aggregator is a pure function of the query, the completions in the order of their calls and the
+weights of their experts. It returns one of the completions, or the call to make for the answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from coterie.answers import Extractor, normalise, whole
+from coterie.types import Call, Completion, Query, Seed
+
+
+class Aggregator(Protocol):
+    """Merges the completions of one query."""
+
+    def __call__(
+        self, query: Query, completions: Sequence[Completion], weights: Sequence[float], seed: Seed
+    ) -> Completion | Call:
+        """One of ``completions``, or a call whose completion is the answer."""
+
+
+def nothing_usable(completions: Sequence[Completion]) -> Completion:
+    """The failure that stands for a query whose every expert failed."""
+    errors = "; ".join(f"{c.expert}: {c.error}" for c in completions) or "no expert was asked"
+    expert = completions[0].expert if completions else ""
+    return Completion(expert, finish_reason="error", error=f"every expert failed ({errors})")
+
+
+def tally(
+    completions: Sequence[Completion], weights: Sequence[float], extract: Extractor
+) -> Completion:
+    """The completion behind the answer with the largest sum of weights.
+
+    Ties go to the answer seen first; among equal answers the heaviest completion speaks.
+    """
+    votes: defaultdict[str, float] = defaultdict(float)
+    speaker: dict[str, tuple[float, Completion]] = {}
+    for completion, weight in zip(completions, weights, strict=True):
+        if completion.failed:
+            continue
+        answer = normalise(extract(completion.text))
+        votes[answer] += weight
+        if answer not in speaker or weight > speaker[answer][0]:
+            speaker[answer] = weight, completion
+    if not votes:
+        return nothing_usable(completions)
+    return speaker[max(votes, key=lambda answer: votes[answer])][1]
+
+
+@dataclass(frozen=True, slots=True)
+class Majority:
+    """Every completion counts alike; ties go to the answer of the expert recruited first."""
+
+    extract: Extractor = whole
+
+    def __call__(
+        self, query: Query, completions: Sequence[Completion], weights: Sequence[float], seed: Seed
+    ) -> Completion:
+        """The most frequent answer."""
+        return tally(completions, [1.0] * len(completions), self.extract)
+
+
+@dataclass(frozen=True, slots=True)
+class Weighted:
+    """Each completion counts by the log odds that its expert is right.
+
+    ``weights`` are expected qualities q in [0, 1]. With ``choices`` = m answers to choose from, of
+    which a wrong expert picks any alike, the likeliest answer maximises the sum of
+    log(q (m - 1) / (1 - q)) (Nitzan and Paroush 1982 for m = 2).
+    """
+
+    extract: Extractor = whole
+    choices: int = 10
+
+    def __call__(
+        self, query: Query, completions: Sequence[Completion], weights: Sequence[float], seed: Seed
+    ) -> Completion:
+        """The answer with the largest total log odds."""
+        return tally(completions, [self.log_odds(q) for q in weights], self.extract)
+
+    def log_odds(self, quality: float) -> float:
+        """Weight of one vote; qualities are kept within [0.01, 0.99]."""
+        q = min(max(quality, 0.01), 0.99)
+        return math.log(q * (self.choices - 1) / (1 - q))
+
+
+TEMPLATE = """{question}
+
+Several models answered this question. Their answers may be wrong.
+{answers}
+Weigh them critically and give one accurate answer of your own."""
+
+
+@dataclass(frozen=True, slots=True)
+class ByExpert:
+    """An expert reads the question and the answers (without names) and writes its own.
+
+    ``template`` has the fields ``{question}`` and ``{answers}``. ``brief`` shows only the extracted
+    answers; otherwise the whole text after a closing ``</think>`` (Symbolic-MoE, stage E).
+    """
+
+    expert: str
+    extract: Extractor = whole
+    template: str = TEMPLATE
+    brief: bool = False
+
+    def __call__(
+        self, query: Query, completions: Sequence[Completion], weights: Sequence[float], seed: Seed
+    ) -> Completion | Call:
+        """The call to the aggregating expert, or a failure where nothing can be merged."""
+        usable = [c for c in completions if not c.failed]
+        if not usable:
+            return nothing_usable(completions)
+        prompt = self.prompt(query.text, [c.text for c in usable])
+        messages = ({"role": "user", "content": prompt},)
+        return Call(self.expert, messages, "aggregate", {**query.params, "seed": seed})
+
+    def prompt(self, question: str, texts: Sequence[str]) -> str:
+        """The aggregation prompt for these candidate texts."""
+        shown = [self.extract(t) if self.brief else t.rsplit("</think>", 1)[-1] for t in texts]
+        answers = "\n".join(f"Model {i}: {text.strip()}" for i, text in enumerate(shown, start=1))
+        return self.template.format(question=question, answers=answers)

@@ -1,0 +1,77 @@
+"""Compositions: conversations with experts as generators that do no I/O.
+
+A composition yields the calls to make together, is sent their completions in the same order, and
+returns the answer or one last call (``Final``), which is what can stream. It is a deterministic
+function of query, decision, seed and completions, so a driver may run it again from a journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from coterie.aggregators import Aggregator, Majority
+from coterie.types import Call, Completion, Decision, Final, Flow, Query, Seed, derive_seed
+
+Composition: TypeAlias = Callable[[Query, Decision, Seed], Flow]
+
+
+def ask(query: Query, expert: str, seed: Seed, step: int = 0, index: int = 0) -> Call:
+    """The call that puts ``query`` to ``expert``, with a seed of its own."""
+    options = {**query.params, "seed": derive_seed(seed, step, index)}
+    return Call(expert, query.messages, "answer", options)
+
+
+def single(query: Query, decision: Decision, seed: Seed) -> Flow:
+    """The preferred expert answers; the others stand in, in order, if it fails."""
+    first, *others = (ask(query, e, seed, 0, i) for i, e in enumerate(decision.experts))
+    yield from ()
+    return Final(first, fallbacks=tuple(others))
+
+
+def answered(completion: Completion) -> bool:
+    """Accept whatever is not a failure."""
+    return not completion.failed
+
+
+def confident(threshold: float) -> Callable[[Completion], bool]:
+    """Accept a completion whose mean token log probability is at least ``threshold``."""
+
+    def accept(completion: Completion) -> bool:
+        return completion.logprob is not None and completion.logprob >= threshold
+
+    return accept
+
+
+def cascade(
+    query: Query,
+    decision: Decision,
+    seed: Seed,
+    *,
+    accept: Callable[[Completion], bool] = answered,
+) -> Flow:
+    """Ask expert after expert until ``accept`` is content; the last one's word is final."""
+    *early, last = decision.experts
+    for step, expert in enumerate(early):
+        (completion,) = yield [ask(query, expert, seed, step)]
+        if accept(completion):
+            return completion
+    return Final(ask(query, last, seed, len(early)))
+
+
+def recruit(
+    query: Query, decision: Decision, seed: Seed, *, aggregator: Aggregator | None = None
+) -> Flow:
+    """Ask every recruited expert at once, then aggregate (Symbolic-MoE, stages D and E).
+
+    Without an aggregator the majority decides on whole texts; it also stands in where the
+    aggregating expert fails.
+    """
+    calls = [ask(query, expert, seed, 0, i) for i, expert in enumerate(decision.experts)]
+    completions = yield calls
+    merge = aggregator or Majority()
+    outcome = merge(query, completions, decision.weights, derive_seed(seed, 1, 0))
+    if isinstance(outcome, Completion):
+        return outcome
+    vote = Majority()(query, completions, decision.weights, seed)
+    return Final(outcome, fallbacks=(vote,))

@@ -1,0 +1,279 @@
+"""TOML to pool, router, policy and composition: the only reader of configuration.
+
+::
+
+    [pool]
+    name = "mine"
+    extract = "number"                 # whole | arrow | choice | boxed | number
+    cost = "price"                     # or "parameters": active parameters x tokens
+    options = { max_tokens = 256, temperature = 0.0 }
+
+    [[expert]]
+    name = "small"
+    kind = "openai"                    # local | openai | module:Attr
+    parameters = 7_000_000_000
+    price = { prompt = 0.10, completion = 0.40 }   # per million tokens
+    base_url = "http://127.0.0.1:8000/v1"          # this and what follows goes to the expert
+    model = "small-7b"
+
+    [router]
+    path = "router"                    # a folder written by `coterie fit`
+
+    [policy]
+    name = "recruit"
+    k = 3
+
+    [composition]
+    name = "recruit"
+    aggregator = "weighted"
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib.util
+import inspect
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from coterie import plugins
+from coterie.compositions import Composition
+from coterie.errors import ConfigError, CoterieError
+from coterie.experts.base import Expert, Price
+from coterie.policies import Policy
+from coterie.pool import Pool
+
+EMBEDDED = Path(__file__).parent / "embedded" / "pool.toml"
+PER_MILLION = 1e-6
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class PriceTable(_Table):
+    """Price per million tokens."""
+
+    prompt: float = Field(ge=0)
+    completion: float = Field(ge=0)
+
+
+class PoolTable(_Table):
+    """What the experts share."""
+
+    name: str
+    extract: Literal["whole", "arrow", "choice", "boxed", "number"] = "whole"
+    cost: Literal["price", "parameters"] = "price"
+    capacity: int = Field(default=1, ge=1)
+    options: dict[str, Any] = {}
+
+
+class ExpertTable(BaseModel):
+    """One expert; keys not named here go to the expert's constructor."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    name: str = Field(min_length=1)
+    kind: str
+    parameters: int | None = Field(default=None, gt=0)
+    price: PriceTable | None = None
+    sample: int | None = Field(default=None, gt=0)
+    optional: bool = False
+
+
+class RouterTable(_Table):
+    """Where the fitted router is, relative to the pool file."""
+
+    path: str
+    kind: str | None = None
+
+
+class PolicyTable(BaseModel):
+    """A policy and its settings."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    name: str = "recruit"
+
+
+class CompositionTable(_Table):
+    """A composition and, for ``recruit``, how answers are merged."""
+
+    name: str = "recruit"
+    aggregator: str | None = None
+    aggregator_settings: dict[str, Any] = {}
+
+
+class Settings(_Table):
+    """A whole configuration file."""
+
+    pool: PoolTable
+    expert: list[ExpertTable] = Field(min_length=1)
+    router: RouterTable | None = None
+    policy: PolicyTable = PolicyTable()
+    composition: CompositionTable = CompositionTable()
+
+
+@dataclass(frozen=True)
+class Config:
+    """A read configuration: objects are made from it on demand."""
+
+    path: Path
+    settings: Settings
+
+    def pool(self) -> Pool:
+        """Make the pool; raises ConfigError naming the expert and key that is wrong.
+
+        Optional experts whose weights are not installed are left out.
+        """
+        table = self.settings.pool
+        entries = [e for e in self.settings.expert if self._installed(e)]
+        return Pool(
+            name=table.name,
+            experts={entry.name: self._expert(entry) for entry in entries},
+            parameters={e.name: e.parameters for e in entries if e.parameters},
+            samples={e.name: e.sample for e in entries if e.sample},
+            options=table.options,
+            extract=table.extract,
+            capacity=table.capacity,
+            unit="USD" if table.cost == "price" else "G parameter-tokens",
+        )
+
+    def left_out(self) -> list[str]:
+        """Names of optional experts that are not installed."""
+        return [e.name for e in self.settings.expert if not self._installed(e)]
+
+    def router_path(self) -> Path | None:
+        """The folder of the fitted router, if the file names one."""
+        router = self.settings.router
+        return None if router is None else self.path.parent / router.path
+
+    def policy(self) -> Policy:
+        """Make the policy."""
+        table = self.settings.policy
+        settings = dict(table.model_extra or {})
+        made: Policy = self._make("policies", table.name, settings, "policy")
+        return made
+
+    def composition(self, pool: Pool) -> Composition:
+        """Make the composition, with its aggregator where it takes one."""
+        table = self.settings.composition
+        return make_composition(
+            pool, table.name, table.aggregator, table.aggregator_settings, path=self.path
+        )
+
+    def _installed(self, entry: ExpertTable) -> bool:
+        if not entry.optional:
+            return True
+        path = (entry.model_extra or {}).get("path", "")
+        located = self._locate(str(path), entry.name)
+        return located is not None and located.exists()
+
+    def _expert(self, entry: ExpertTable) -> Expert:
+        settings = dict(entry.model_extra or {})
+        where = f"expert {entry.name}"
+        if "path" in settings:
+            settings["path"] = self._locate(str(settings["path"]), entry.name)
+        made: Expert = self._make("experts", entry.kind, {"name": entry.name, **settings}, where)
+        made.price = self._price(entry)
+        return made
+
+    def _price(self, entry: ExpertTable) -> Price:
+        if self.settings.pool.cost == "parameters":
+            if entry.parameters is None:
+                message = 'required because [pool] cost = "parameters"'
+                raise ConfigError(message, path=self.path, field=f"expert {entry.name}: parameters")
+            per_token = entry.parameters * 1e-9
+            return Price(per_token, per_token)
+        if entry.price is None:
+            return Price()
+        return Price(entry.price.prompt * PER_MILLION, entry.price.completion * PER_MILLION)
+
+    def _locate(self, path: str, expert: str) -> Path | None:
+        """A path relative to this file; ``package:`` leads into an installed package."""
+        if not path.startswith("package:"):
+            return self.path.parent / path
+        package, _, inside = path.removeprefix("package:").partition("/")
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            return None
+        return Path(spec.submodule_search_locations[0]) / inside
+
+    def _make(self, kind: str, name: str, settings: Mapping[str, Any], where: str) -> Any:
+        try:
+            factory = plugins.load(kind, name, allow_import=True)
+        except CoterieError as error:
+            raise ConfigError(str(error), path=self.path, field=where) from None
+        check_keys(factory, settings, self.path, where)
+        try:
+            return factory(**settings)
+        except (TypeError, ValueError, CoterieError) as error:
+            raise ConfigError(str(error), path=self.path, field=where) from None
+
+
+def read_config(path: str | Path) -> Config:
+    """Read a configuration file; ``embedded`` names the pool that ships with Coterie."""
+    file = EMBEDDED if str(path) == "embedded" else Path(path)
+    try:
+        data = tomllib.loads(file.read_bytes().decode("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", path=file) from None
+    except UnicodeDecodeError:
+        raise ConfigError("not UTF-8; save the file as UTF-8", path=file) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"not TOML: {error}", path=file) from None
+    try:
+        settings = Settings.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        message = f"{first['msg']}, got {str(first['input'])[:60]!r}"
+        raise ConfigError(message, path=file, field=field) from None
+    _check_names(settings, file)
+    return Config(file, settings)
+
+
+def make_composition(
+    pool: Pool,
+    name: str,
+    aggregator: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    path: Path | None = None,
+) -> Composition:
+    """The composition called ``name`` over ``pool``, merging with ``aggregator`` if given."""
+    found = plugins.load("compositions", name, allow_import=True)
+    if aggregator is None:
+        composition: Composition = found
+        return composition
+    factory = plugins.load("aggregators", aggregator, allow_import=True)
+    given = {"extract": pool.extractor, **(settings or {})}
+    check_keys(factory, given, path, f"aggregator {aggregator}")
+    return functools.partial(found, aggregator=factory(**given))
+
+
+def check_keys(factory: Any, settings: Mapping[str, Any], path: Path | None, where: str) -> None:
+    """Raise ConfigError where ``factory`` has no parameter of a key's name or misses one."""
+    parameters = inspect.signature(factory).parameters
+    for key in settings:
+        if key not in parameters:
+            near = difflib.get_close_matches(key, parameters, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(parameters)}"
+            raise ConfigError(f"unknown key; {hint}", path=path, field=f"{where}: {key}")
+    for key, parameter in parameters.items():
+        required = parameter.default is inspect.Parameter.empty
+        if required and parameter.kind is not parameter.VAR_KEYWORD and key not in settings:
+            raise ConfigError("the key is missing", path=path, field=f"{where}: {key}")
+
+
+def _check_names(settings: Settings, path: Path) -> None:
+    seen: set[str] = set()
+    for entry in settings.expert:
+        if entry.name in seen:
+            message = f"two experts are called {entry.name!r}; names must differ"
+            raise ConfigError(message, path=path, field="expert.name")
+        seen.add(entry.name)

@@ -1,0 +1,1 @@
+"""Drivers: they run conversations and do the I/O."""

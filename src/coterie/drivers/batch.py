@@ -1,0 +1,229 @@
+"""The batch driver: all questions' conversations at once, each expert loaded once per wave.
+
+Pending calls are grouped by expert. A wave is one pass over the experts with pending calls: load,
+work off the whole queue (calls that come up meanwhile included), make room for the next. With a
+journal every completion is kept as it comes, and a later run with the same journal asks only what
+is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from coterie.compositions import Composition
+from coterie.drivers.conversation import Conversation
+from coterie.errors import ExpertError
+from coterie.experts.base import Expert
+from coterie.store import Journal
+from coterie.types import Answer, Completion, Decision, Query, Seed
+
+PATIENCE = 5  # failures of one expert in a row that stop the run
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a run has done so far; ``reused`` completions came from the journal."""
+
+    questions: int = 0
+    answered: int = 0
+    calls: int = 0
+    reused: int = 0
+    loads: int = 0
+    cost: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Answers in the order of the queries, and what the run took."""
+
+    answers: tuple[Answer, ...]
+    progress: Progress
+
+
+async def answer_all(
+    queries: Sequence[Query],
+    decisions: Sequence[Decision],
+    composition: Composition,
+    experts: Mapping[str, Expert],
+    *,
+    seed: Seed = 0,
+    capacity: int = 1,
+    journal: Journal | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Result:
+    """Answer every query.
+
+    Parameters
+    ----------
+    capacity
+        How many experts that need loading may be in memory at a time; they work side by side.
+    report
+        Called after every completion.
+
+    Raises
+    ------
+    ExpertError
+        An expert cannot be loaded, or failed five times in a row. What was journaled is kept.
+    """
+    batch = _Batch(experts, journal, capacity, report)
+    for query, decision in zip(queries, decisions, strict=True):
+        batch.admit(Conversation(query, decision, composition, seed))
+    try:
+        await batch.run()
+    finally:
+        await batch.unload_all()
+    answers = tuple(conversation.answer for conversation in batch.conversations)
+    return Result(answers, batch.progress)
+
+
+class _Round:
+    """The calls of one conversation that are under way together."""
+
+    def __init__(self, conversation: Conversation, found: list[Completion | None]) -> None:
+        self.conversation = conversation
+        self.step = conversation.step
+        self.calls = conversation.pending
+        self.completions = found
+
+    def missing(self) -> list[int]:
+        return [i for i, completion in enumerate(self.completions) if completion is None]
+
+
+class _Batch:
+    """Queues of pending calls by expert, and the experts in memory."""
+
+    def __init__(
+        self,
+        experts: Mapping[str, Expert],
+        journal: Journal | None,
+        capacity: int,
+        report: Callable[[Progress], None],
+    ) -> None:
+        self.experts = experts
+        self.journal = journal
+        self.capacity = capacity
+        self.report = report
+        self.progress = Progress()
+        self.conversations: list[Conversation] = []
+        self.queues: dict[str, deque[tuple[_Round, int]]] = {name: deque() for name in experts}
+        self.resident: list[str] = []  # loaded experts, least recently used first
+        self.failures = dict.fromkeys(experts, 0)
+
+    def admit(self, conversation: Conversation) -> None:
+        """Take up a conversation as far as the journal knows it."""
+        self.progress.questions += 1
+        self.conversations.append(conversation)
+        self._continue(conversation)
+
+    def _continue(self, conversation: Conversation) -> None:
+        """Queue what the conversation waits for and the journal does not hold."""
+        while not conversation.ended:
+            found = self._journaled(conversation)
+            current = _Round(conversation, found)
+            missing = current.missing()
+            self.progress.reused += len(found) - len(missing)
+            for place in missing:
+                self._queue(current, place)
+            if missing:
+                return
+            conversation.send([c for c in current.completions if c is not None])
+        self.progress.answered += 1
+
+    def _journaled(self, conversation: Conversation) -> list[Completion | None]:
+        if self.journal is None:
+            return [None] * len(conversation.pending)
+        return self.journal.find(conversation.query.id, conversation.step, conversation.pending)
+
+    def _queue(self, current: _Round, place: int) -> None:
+        name = current.calls[place].expert
+        if name not in self.queues:
+            raise ExpertError(f"no expert called {name!r} in the pool")
+        self.queues[name].append((current, place))
+
+    async def run(self) -> None:
+        """Wave after wave until nothing is pending."""
+        while waiting := [name for name, queue in self.queues.items() if queue]:
+            waiting.sort(key=lambda name: name not in self.resident)
+            remote = [name for name in waiting if not self.experts[name].size]
+            local = iter([name for name in waiting if self.experts[name].size])
+            async with asyncio.TaskGroup() as group:
+                for name in remote:
+                    group.create_task(self._drain(name))
+                for _ in range(self.capacity):
+                    group.create_task(self._serve(local))
+
+    async def _serve(self, names: Iterator[str]) -> None:
+        """One place in memory: load and drain expert after expert."""
+        for name in names:
+            await self._load(name)
+            await self._drain(name)
+
+    async def _load(self, name: str) -> None:
+        if name in self.resident:
+            self.resident.remove(name)
+        else:
+            await self._make_room()
+            await self.experts[name].load()
+            self.progress.loads += 1
+        self.resident.append(name)
+
+    async def _make_room(self) -> None:
+        idle = [name for name in self.resident if not self.queues[name]]
+        while len(self.resident) >= self.capacity and idle:
+            victim = idle.pop(0)
+            self.resident.remove(victim)
+            await self.experts[victim].unload()
+
+    async def _drain(self, name: str) -> None:
+        """Work off the queue of an expert, calls that come up meanwhile included."""
+        while self.queues[name]:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(self.experts[name].slots, len(self.queues[name]))):
+                    group.create_task(self._work(name))
+
+    async def _work(self, name: str) -> None:
+        queue = self.queues[name]
+        while queue:
+            current, place = queue.popleft()
+            completion = await self.experts[name].complete(current.calls[place])
+            self._count(name, completion)
+            self._deliver(current, place, completion)
+
+    def _count(self, name: str, completion: Completion) -> None:
+        self.progress.calls += 1
+        self.progress.cost += completion.cost
+        self.failures[name] = self.failures[name] + 1 if completion.failed else 0
+        if self.failures[name] >= PATIENCE:
+            raise ExpertError(
+                f"expert {name!r} failed {PATIENCE} times in a row, last with: {completion.error}. "
+                "The run stopped; answers so far are kept, mend the expert and run again"
+            )
+
+    def _deliver(self, current: _Round, place: int, completion: Completion) -> None:
+        conversation, call = current.conversation, current.calls[place]
+        if self.journal is not None and not completion.failed:
+            self.journal.add(conversation.query.id, current.step, place, call, completion)
+        current.completions[place] = completion
+        if not current.missing():
+            conversation.send([c for c in current.completions if c is not None])
+            self._continue(conversation)
+        self.report(self.progress)
+
+    async def unload_all(self) -> None:
+        """Give every expert's memory back."""
+        while self.resident:
+            await self.experts[self.resident.pop()].unload()
+
+
+def naive_loads(answers: Sequence[Answer], experts: Mapping[str, Expert]) -> int:
+    """Loads of answering question after question with one expert in memory at a time."""
+    order = [c.expert for a in answers for c in a.trace if experts[c.expert].size]
+    return sum(1 for previous, name in zip([None, *order], order, strict=False) if previous != name)
+
+
+def distinct_loads(answers: Sequence[Answer], experts: Mapping[str, Expert]) -> int:
+    """Loads that no order can avoid: one for every expert used."""
+    return len({c.expert for a in answers for c in a.trace if experts[c.expert].size})

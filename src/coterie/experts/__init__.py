@@ -1,0 +1,1 @@
+"""Experts: the members of a pool, behind one contract."""

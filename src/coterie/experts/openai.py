@@ -1,0 +1,245 @@
+"""Experts behind an OpenAI-compatible ``/chat/completions``, ours or anyone's."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import aiohttp
+
+from coterie.errors import ExpertError
+from coterie.experts.base import Expert, Price
+from coterie.experts.engine import Emit
+from coterie.experts.streams import pieces_of
+from coterie.experts.threads import PerLoop
+from coterie.types import Call, Completion, Message, Usage
+
+FIRST_DELAY = 0.25  # seconds before the first repetition; doubles with each
+RETRIED = frozenset({408, 429, *range(500, 600)})
+
+
+class OpenAIExpert(Expert):
+    """The model ``model`` of the server at ``base_url`` (as OpenAI clients have it, with /v1).
+
+    The key is read from the environment variable ``api_key_env`` for each call and never shown.
+    Connection errors, 429 and 5xx are repeated up to ``retries`` times, as late as ``Retry-After``
+    asks for; nothing is repeated once a piece was streamed. ``timeout`` is in seconds a try, in a
+    stream between two pieces. Where the server reports no usage, four characters count as one token
+    and the completion says ``estimated``. ``options`` are request options under those of the call.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        base_url: str,
+        model: str,
+        *,
+        api_key_env: str | None = None,
+        price: Price = Expert.price,
+        timeout: float = 60.0,
+        slots: int = 8,
+        retries: int = 2,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.name, self.base_url, self.model = name, base_url.rstrip("/"), model
+        self.api_key_env, self.price, self.timeout = api_key_env, price, timeout
+        self.slots, self.retries, self.options = slots, retries, dict(options or {})
+        self._session = PerLoop(_open_session)
+        self._free = PerLoop(lambda: asyncio.Semaphore(slots))
+
+    def fingerprint(self) -> str:
+        """Server, model and options; the server may change its weights behind them."""
+        options = json.dumps(self.options, sort_keys=True)
+        return f"{self.base_url} {self.model} options {options}"
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if session := self._session.pop():
+            await session.close()
+
+    async def complete(self, call: Call) -> Completion:
+        """The completion of ``call``; its ``error`` holds status and message of the server."""
+        return await self._complete(call, None)
+
+    async def stream(self, call: Call) -> AsyncIterator[str | Completion]:
+        """Pieces of text as they come, then the completion; closing it early hangs up."""
+        async with aclosing(pieces_of(lambda emit: self._complete(call, emit))) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def _complete(self, call: Call, emit: Emit | None) -> Completion:
+        async with self._free.get():
+            start, reply = time.perf_counter(), _Reply(emit)
+            error = await self._try(call, reply)
+            seconds = time.perf_counter() - start
+        usage, estimated = reply.usage, False
+        if usage is None:
+            usage, estimated = estimate_usage(call.messages, reply.text), True
+        if error is not None and estimated and not reply.text:
+            usage = Usage()  # nothing came, nothing is charged
+        return Completion(
+            expert=self.name,
+            text=reply.text,
+            usage=usage,
+            cost=self.price.of(usage),
+            latency=seconds,
+            finish_reason="error" if error else reply.finish_reason,
+            error=error,
+            estimated=estimated,
+            logprob=reply.logprob,
+        )
+
+    async def _try(self, call: Call, reply: _Reply) -> str | None:
+        """Fill ``reply``; returns what went wrong in the end, None if nothing did."""
+        for attempt in range(self.retries + 1):
+            try:
+                await self._post(call, reply)
+                return None if reply.text.strip() else f"{self.name}: answered nothing"
+            except _Refusal as refusal:
+                wait = FIRST_DELAY * 2**attempt if refusal.after is None else refusal.after
+                last = attempt == self.retries or not refusal.again or wait > self.timeout
+                if last or reply.text:
+                    return f"{self.name}: {self._without_key(str(refusal))}"
+                await asyncio.sleep(wait)
+        raise AssertionError("the last attempt returns")
+
+    async def _post(self, call: Call, reply: _Reply) -> None:
+        stream = reply.emit is not None
+        body = {**self.options, **call.options, "model": self.model, "stream": stream}
+        body["messages"] = [dict(message) for message in call.messages]
+        if stream:
+            body["stream_options"] = {"include_usage": True}
+        limit = "sock_read" if stream else "total"
+        timeout = aiohttp.ClientTimeout(sock_connect=self.timeout, **{limit: self.timeout})
+        url = f"{self.base_url}/chat/completions"
+        try:
+            async with self._session.get().post(
+                url, json=body, headers=self._headers(), timeout=timeout, allow_redirects=False
+            ) as response:
+                await _check(response)
+                await (reply.read_stream(response) if stream else reply.read(response))
+        except TimeoutError:
+            raise _Refusal(f"no answer from {self.base_url} within {self.timeout:g} s") from None
+        except aiohttp.ClientError as error:
+            raise _Refusal(f"{self.base_url}: {error}", again=True) from None
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            detail = f"{type(error).__name__}: {error}"
+            raise _Refusal(f"{self.base_url} sent no chat completion ({detail})") from None
+
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {key}"} if (key := self._key()) else {}
+
+    def _key(self) -> str:
+        if self.api_key_env is None:
+            return ""
+        if key := os.environ.get(self.api_key_env, ""):
+            return key
+        raise _Refusal(f"the environment variable {self.api_key_env} with its key is not set")
+
+    def _without_key(self, message: str) -> str:
+        key = os.environ.get(self.api_key_env or "", "")
+        return message.replace(key, "***") if key else message
+
+
+def estimate_usage(messages: tuple[Message, ...], text: str) -> Usage:
+    """A count by length, four characters a token, for experts that report none."""
+    asked = sum(len(str(message.get("content") or "")) for message in messages)
+    return Usage(asked // 4, len(text) // 4)
+
+
+class _Refusal(ExpertError):
+    """No answer: why, whether asking again may help, and after how many seconds."""
+
+    def __init__(self, message: str, *, again: bool = False, after: float | None = None) -> None:
+        super().__init__(message)
+        self.again, self.after = again, after
+
+
+@dataclass(slots=True)
+class _Reply:
+    """What came back so far."""
+
+    emit: Emit | None
+    text: str = ""
+    usage: Usage | None = None
+    finish_reason: str = "stop"
+    logprobs: list[float] = field(default_factory=list)
+
+    @property
+    def logprob(self) -> float | None:
+        return sum(self.logprobs) / len(self.logprobs) if self.logprobs else None
+
+    async def read(self, response: aiohttp.ClientResponse) -> None:
+        self.take(json.loads(await response.read()), "message")
+
+    async def read_stream(self, response: aiohttp.ClientResponse) -> None:
+        """Server-sent events: ``data: {json}`` lines until ``data: [DONE]``."""
+        async for line in response.content:
+            if not line.startswith(b"data:"):
+                continue  # comments keep the connection alive
+            if (data := line[5:].strip()) == b"[DONE]":
+                return
+            self.take(json.loads(data), "delta")
+
+    def take(self, data: Mapping[str, Any], part: str) -> None:
+        """Add a response (``part`` is "message") or a chunk of one ("delta")."""
+        if "error" in data:
+            raise _Refusal(_message(data))
+        if usage := data.get("usage"):
+            self.usage = Usage(usage["prompt_tokens"], usage.get("completion_tokens", 0))
+        for choice in data["choices"][:1]:
+            self.finish_reason = choice.get("finish_reason") or self.finish_reason
+            tokens = (choice.get("logprobs") or {}).get("content") or []
+            self.logprobs += [token["logprob"] for token in tokens]
+            if piece := choice[part].get("content"):
+                self.text += piece
+                if self.emit:
+                    self.emit(piece)
+
+
+def _open_session() -> aiohttp.ClientSession:
+    # Longer lines than this end a stream with an error; log probabilities make lines long.
+    return aiohttp.ClientSession(read_bufsize=1 << 20)
+
+
+async def _check(response: aiohttp.ClientResponse) -> None:
+    """Raise _Refusal with status and message unless the response is a success."""
+    if response.status == 200:
+        return
+    body = await response.text(errors="replace")
+    try:
+        message = _message(json.loads(body))
+    except ValueError:
+        message = body.strip()[:300] or str(response.reason)
+    again, after = response.status in RETRIED, _seconds(response.headers.get("Retry-After"))
+    raise _Refusal(f"status {response.status}: {message}", again=again, after=after)
+
+
+def _message(body: Any) -> str:
+    """The message of an error body, of which servers have several shapes."""
+    error = body.get("error", body) if isinstance(body, dict) else body
+    message = error.get("message", error) if isinstance(error, dict) else error
+    return str(message)[:300]
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Seconds to wait by a ``Retry-After`` header (seconds or a date); None without one."""
+    if retry_after is None:
+        return None
+    try:
+        return max(0.0, float(retry_after))
+    except ValueError:
+        pass
+    try:
+        wait = parsedate_to_datetime(retry_after) - datetime.now(UTC)
+    except (ValueError, TypeError):
+        return None
+    return max(0.0, wait.total_seconds())

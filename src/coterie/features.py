@@ -1,0 +1,311 @@
+"""Texts to vectors: a static sentence encoder that ships with Coterie, and a lexical one to fit.
+
+Both read at most ``MAX_CHARACTERS`` of a text, half of them from its start and half from its end,
+where questions about long documents tend to stand.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import itertools
+import json
+import re
+import zlib
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coterie.errors import ArtifactError, InputError, NotFittedError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+Vectors = NDArray[np.float32]
+
+MAX_CHARACTERS = 20_000
+EMBEDDED = Path(__file__).parent / "embedded" / "encoder"
+
+
+class Encoder(ABC):
+    """Turns texts into unit vectors; what it learnt fits into a router's own artifact.
+
+    ``name`` is the encoder's plug-in name, ``dim`` the length of its vectors.
+    """
+
+    name: ClassVar[str]
+    dim: int
+
+    def fit(self, texts: Sequence[str]) -> Self:
+        """Learn from texts; an encoder with nothing to learn returns itself as it is."""
+        return self
+
+    @abstractmethod
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        """Unit vectors of shape (texts, dim); a text in which nothing is known gives zeros."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of everything the vectors depend on; routers and journals keep it."""
+
+    @abstractmethod
+    def to_arrays(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """JSON-ready parameters and arrays from which ``from_arrays`` makes an equal encoder."""
+
+    @classmethod
+    @abstractmethod
+    def from_arrays(cls, params: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """The inverse of ``to_arrays``."""
+
+
+class StaticEncoder(Encoder):
+    """Sentence vectors without a forward pass: the mean of 128-dimensional token vectors.
+
+    The token vectors (int8, 29,525 x 128) and the tokenizer were distilled from all-MiniLM-L6-v2
+    with model2vec (``training/encoder.py``; ``embedded/encoder/card.json`` says how) and are read
+    on first use. English; word order is not seen, and cased words are lowered.
+
+    >>> StaticEncoder().encode(["What is 2 plus 3?", ""]).shape
+    (2, 128)
+    """
+
+    name = "static"
+    dim = 128
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        """Unit vectors of shape (texts, 128); a text without tokens gives zeros.
+
+        Raises ArtifactError if the weights that ship with the package are damaged.
+        """
+        weights = _static_weights()
+        sums = np.zeros((len(texts), self.dim), dtype=np.float32)
+        readable = _readable(texts)
+        for start in range(0, len(texts), 64):  # bounds the memory of long texts
+            sums[start : start + 64] = weights.sums(readable[start : start + 64])
+        return _unit(sums)
+
+    def fingerprint(self) -> str:
+        """The sha256 of the weights."""
+        return _static_weights().sha256
+
+    def to_arrays(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """The fingerprint alone, since the weights ship with the package."""
+        return {"sha256": self.fingerprint()}, {}
+
+    @classmethod
+    def from_arrays(cls, params: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """The encoder; ArtifactError if its weights are not those the artifact was made with."""
+        encoder = cls()
+        wanted, found = str(params.get("sha256")), encoder.fingerprint()
+        if wanted != found:
+            message = (
+                f"made with the static encoder {wanted[:12]}, this version of coterie has "
+                f"{found[:12]}; fit it again with `coterie fit`"
+            )
+            raise ArtifactError(message)
+        return encoder
+
+
+class _StaticWeights:
+    """Token vectors of shape (tokens, dim), their tokenizer and the sha256 of both."""
+
+    def __init__(self, vectors: NDArray[np.int8], tokenizer: Tokenizer, sha256: str) -> None:
+        self.vectors, self.tokenizer, self.sha256 = vectors, tokenizer, sha256
+
+    def sums(self, texts: list[str]) -> NDArray[np.int32]:
+        """The sum of each text's token vectors: integers, so exact in any batch."""
+        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        ids = [encoding.ids for encoding in encodings]
+        counts = np.array([len(tokens) for tokens in ids])
+        sums = np.zeros((len(texts), self.vectors.shape[1]), dtype=np.int32)
+        if counts.any():
+            rows = self.vectors[
+                np.concatenate([np.array(tokens, dtype=np.int64) for tokens in ids])
+            ]
+            starts = (np.cumsum(counts) - counts)[counts > 0]
+            sums[counts > 0] = np.add.reduceat(rows, starts, axis=0, dtype=np.int32)
+        return sums
+
+
+@functools.cache
+def _static_weights(folder: Path = EMBEDDED) -> _StaticWeights:
+    """The embedded weights, read once and checked against their card."""
+    from tokenizers import Tokenizer
+
+    path = folder / "static.npz"
+    try:
+        data = path.read_bytes()
+        wanted = json.loads((folder / "card.json").read_bytes())["sha256"][path.name]
+    except (OSError, ValueError, LookupError) as error:
+        raise ArtifactError(f"cannot be read: {error}; {_REINSTALL}", path=path) from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != wanted:
+        message = f"damaged: its sha256 is {found[:12]}, its card says {wanted[:12]}; {_REINSTALL}"
+        raise ArtifactError(message, path=path)
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        tokenizer = Tokenizer.from_str(arrays["tokenizer"].tobytes().decode())
+        return _StaticWeights(arrays["vectors"], tokenizer, found)
+
+
+_REINSTALL = "reinstall it: pip install --force-reinstall --no-deps coterie"
+
+
+class LexicalEncoder(Encoder):
+    """Words, word pairs and character n-grams, hashed, weighted by TF-IDF, projected by an SVD.
+
+    Knows only what it was fitted on, in any language; a digit counts as a digit whatever its value.
+    ``fit`` learns ``known_`` (sorted bucket numbers) and ``weights_`` (known buckets x dim: inverse
+    document frequency times projection).
+
+    Parameters
+    ----------
+    dim
+        Length of the vectors; where the texts have fewer directions, the rest is zero.
+    buckets
+        Number of hash buckets that the n-grams share.
+
+    Examples
+    --------
+    >>> encoder = LexicalEncoder(dim=8).fit(["Add 2 and 3.", "Sort 7 1 4."])
+    >>> encoder.encode(["Add 20 and 30."]).shape
+    (1, 8)
+    """
+
+    name = "lexical"
+
+    def __init__(self, dim: int = 64, buckets: int = 2**15) -> None:
+        self.dim, self.buckets = dim, buckets
+
+    def fit(self, texts: Sequence[str]) -> Self:
+        """Learn frequencies and directions from at least one text, the same ones every time."""
+        from scipy.sparse import csr_array
+
+        if not len(texts):
+            raise InputError("a lexical encoder needs at least one text to fit, got none")
+        pairs = [self._frequencies(text) for text in _readable(texts)]
+        columns = np.concatenate([buckets for buckets, _ in pairs])
+        values = np.concatenate([frequencies for _, frequencies in pairs])
+        rows = np.repeat(np.arange(len(pairs)), [len(buckets) for buckets, _ in pairs])
+        self.known_ = np.append(np.unique(columns), self.buckets)  # the last stands for unknown
+        columns = np.searchsorted(self.known_, columns)
+        documents = np.bincount(columns, minlength=len(self.known_))
+        inverse = np.log((1 + len(texts)) / (1 + documents)) + 1
+        values = values * inverse[columns]
+        lengths = np.sqrt(np.bincount(rows, weights=values**2, minlength=len(texts)))
+        shape = (len(texts), len(self.known_))
+        matrix = csr_array((values / lengths[rows], (rows, columns)), shape=shape)
+        self.weights_ = (inverse[:, None] * _directions(matrix, self.dim)).astype(np.float32)
+        return self
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        """Unit vectors of shape (texts, dim); a text with no known n-gram gives zeros.
+
+        Raises NotFittedError before ``fit``.
+        """
+        self._check_fitted()
+        vectors = [self._project(text) for text in _readable(texts)]
+        return _unit(np.array(vectors, dtype=np.float32).reshape(-1, self.dim))
+
+    def fingerprint(self) -> str:
+        """The sha256 of the parameters and of what was learnt."""
+        params, arrays = self.to_arrays()
+        digest = hashlib.sha256(json.dumps([self.name, params]).encode())
+        for array in arrays.values():
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
+    def to_arrays(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """``dim`` and ``buckets``; ``known`` and ``weights``."""
+        self._check_fitted()
+        arrays = {"known": self.known_, "weights": self.weights_}
+        return {"dim": self.dim, "buckets": self.buckets}, arrays
+
+    @classmethod
+    def from_arrays(cls, params: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """The inverse of ``to_arrays``."""
+        encoder = cls(dim=params["dim"], buckets=params["buckets"])
+        encoder.known_, encoder.weights_ = arrays["known"], arrays["weights"]
+        return encoder
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "weights_"):
+            raise NotFittedError(type(self).__name__)
+
+    def _frequencies(self, text: str) -> tuple[NDArray[np.int64], Vectors]:
+        """The text's distinct buckets and 1 + log of how often each occurs."""
+        counts = Counter(_buckets(text, self.buckets))
+        found = np.fromiter(counts, dtype=np.int64, count=len(counts))
+        times = np.fromiter(counts.values(), dtype=np.float32, count=len(counts))
+        return found, 1 + np.log(times)
+
+    def _project(self, text: str) -> Vectors:
+        """The vector of shape (dim,) before it is scaled to unit length."""
+        found, frequencies = self._frequencies(text)
+        places = np.searchsorted(self.known_, found)
+        known = self.known_[places] == found
+        product: Vectors = frequencies[known] @ self.weights_[places[known]]
+        return product
+
+
+def _readable(texts: Sequence[str]) -> list[str]:
+    """The texts cut to ``MAX_CHARACTERS``, lone surrogates replaced (UTF-8 has none)."""
+    if isinstance(texts, str):
+        raise TypeError(f"expected a sequence of texts, got one: {texts[:40]!r}; pass [text]")
+    half = MAX_CHARACTERS // 2
+    cut = (t if len(t) <= MAX_CHARACTERS else f"{t[:half]} {t[-half:]}" for t in texts)
+    return [text.encode("utf-8", "replace").decode() for text in cut]
+
+
+def _unit(vectors: Vectors) -> Vectors:
+    """Rows scaled to length one; rows of zeros, or of rounding errors, become zeros."""
+    lengths = np.sqrt(np.square(vectors).sum(axis=1, keepdims=True))
+    return (vectors / np.where(lengths > 1e-6, lengths, np.inf)).astype(np.float32)
+
+
+_WORD = re.compile(r"\w{1,32}|[^\w\s]")
+_DIGIT = re.compile(r"\d")
+
+
+def _buckets(text: str, buckets: int) -> Iterator[int]:
+    """The bucket of every word, pair of neighbours and character n-gram of the text."""
+    words = _WORD.findall(_DIGIT.sub("0", text.lower()))
+    for word in words:
+        yield from _word_buckets(word, buckets)
+    for pair in itertools.pairwise(words):
+        yield _bucket(" ".join(pair), buckets)
+
+
+@functools.lru_cache(maxsize=2**14)
+def _word_buckets(word: str, buckets: int) -> tuple[int, ...]:
+    """The buckets of a word and of its n-grams of 3 to 5 characters, ends marked."""
+    marked = f"<{word}>"
+    grams = (marked[i : i + n] for n in (3, 4, 5) for i in range(len(marked) - n + 1))
+    return tuple(_bucket(gram, buckets) for gram in (word, *grams))
+
+
+def _bucket(gram: str, buckets: int) -> int:
+    """A hash that is the same in every process, unlike ``hash``."""
+    return zlib.crc32(gram.encode()) % buckets
+
+
+def _directions(matrix: Any, dim: int) -> NDArray[np.float64]:
+    """The first right singular vectors of a sparse matrix, shape (columns, dim), padded with zeros.
+
+    Subspace iteration from a fixed start (Halko, Martinsson and Tropp 2011, algorithm 4.4); each
+    vector's largest entry is positive.
+    """
+    rank = min(dim + 8, *matrix.shape)
+    basis = np.random.default_rng(0).standard_normal((matrix.shape[0], rank))
+    for _ in range(6):
+        basis, _ = np.linalg.qr(matrix @ (matrix.T @ basis))
+    _, strengths, right = np.linalg.svd((matrix.T @ basis).T, full_matrices=False)
+    right = right[:dim][strengths[:dim] > 1e-6 * strengths[:1]]
+    largest = np.abs(right).argmax(axis=1, keepdims=True) if right.size else np.zeros((0, 1), int)
+    right = right * np.sign(np.take_along_axis(right, largest, axis=1))
+    return np.pad(right.T, ((0, 0), (0, dim - len(right))))

@@ -1,0 +1,65 @@
+"""A pool: named experts in order, what they cost, and how answers are read from their texts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from coterie.answers import Extractor, extractor
+from coterie.experts.base import Expert
+from coterie.types import Query
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Experts by name with the settings they share.
+
+    Attributes
+    ----------
+    experts
+        In the order of the pool file; records and estimates keep it.
+    parameters
+        Active parameters of an expert, where known.
+    samples
+        For slow experts: how many questions a profile asks them at most.
+    options
+        Request options of every call (``max_tokens``, ``temperature``); a query's own win.
+    extract
+        Name of the extractor that finds the answer in a completion's text.
+    capacity
+        How many experts that need loading may be in memory at a time.
+    unit
+        Unit of cost, for people.
+    """
+
+    name: str
+    experts: Mapping[str, Expert]
+    parameters: Mapping[str, int] = field(default_factory=dict)
+    samples: Mapping[str, int] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    extract: str = "whole"
+    capacity: int = 1
+    unit: str = "USD"
+
+    @property
+    def extractor(self) -> Extractor:
+        """The function behind ``extract``."""
+        return extractor(self.extract)
+
+    def prepare(self, queries: Sequence[Query]) -> tuple[Query, ...]:
+        """Queries with the pool's options where they have none of their own."""
+        return tuple(replace(q, params={**self.options, **q.params}) for q in queries)
+
+    def fingerprint(self) -> str:
+        """Equal where experts, options and extractor are equal."""
+        experts = [[name, expert.fingerprint()] for name, expert in self.experts.items()]
+        content = json.dumps([experts, dict(self.options), self.extract], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    async def close(self) -> None:
+        """Release every expert."""
+        for expert in self.experts.values():
+            await expert.close()

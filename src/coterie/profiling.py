@@ -1,0 +1,101 @@
+"""Profiling: put labelled questions to every expert of a pool and score the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from coterie.answers import Extractor, score
+from coterie.compositions import recruit
+from coterie.drivers.batch import Progress, answer_all
+from coterie.errors import InputError
+from coterie.pool import Pool
+from coterie.questions import Questions
+from coterie.records import NUMBERS, Records
+from coterie.store import Journal
+from coterie.types import Answer, Completion, Decision, Seed, derive_seed
+
+
+async def profile_pool(
+    pool: Pool,
+    questions: Questions,
+    *,
+    experts: Sequence[str] | None = None,
+    seed: Seed = 0,
+    journal: Journal | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Records:
+    """Records of every expert (or of ``experts``) on every question.
+
+    Experts with a sample limit answer a random part of the questions. A failed completion counts
+    as a wrong answer. Raises InputError for a question without a reference answer.
+    """
+    for query, reference in zip(questions.queries, questions.references, strict=True):
+        if reference is None:
+            message = f"question {query.id!r} has none; a profile needs the right answers"
+            raise InputError(message, field="answer")
+    names = list(experts or pool.experts)
+    decisions = profile_decisions(pool, questions, names, seed)
+    result = await answer_all(
+        pool.prepare(questions.queries),
+        decisions,
+        recruit,
+        pool.experts,
+        seed=seed,
+        capacity=pool.capacity,
+        journal=journal,
+        report=report,
+    )
+    return records_of(questions, result.answers, names, pool.extractor)
+
+
+def profile_decisions(
+    pool: Pool, questions: Questions, names: Sequence[str], seed: Seed
+) -> list[Decision]:
+    """For each question the experts that are to answer it, all with equal weight."""
+    asked = np.ones((len(questions), len(names)), bool)
+    for column, name in enumerate(names):
+        limit = pool.samples.get(name)
+        if limit is not None and limit < len(questions):
+            generator = np.random.default_rng(derive_seed(seed, "sample", name))
+            asked[:, column] = False
+            asked[generator.choice(len(questions), limit, replace=False), column] = True
+    rows = [tuple(n for n, a in zip(names, row, strict=True) if a) for row in asked]
+    return [Decision("recruit", row, (1.0,) * len(row)) for row in rows]
+
+
+def records_of(
+    questions: Questions, answers: Sequence[Answer], experts: Sequence[str], extract: Extractor
+) -> Records:
+    """Records from the traces of answers: the first completion of each expert on each question."""
+    shape = (len(questions), len(experts))
+    arrays = {name: np.full(shape, np.nan) for name in NUMBERS}
+    texts = np.full(shape, None, object)
+    column = {name: j for j, name in enumerate(experts)}
+    for row, (answer, reference) in enumerate(zip(answers, questions.references, strict=True)):
+        for completion in reversed(answer.trace):
+            j = column[completion.expert]
+            texts[row, j] = completion.text
+            for name, value in _numbers(completion, reference, extract).items():
+                arrays[name][row, j] = value
+    return Records(
+        queries=questions.queries,
+        experts=tuple(experts),
+        texts=texts,
+        references=questions.references,
+        categories=questions.categories,
+        **arrays,
+    )
+
+
+def _numbers(completion: Completion, reference: str | None, extract: Extractor) -> dict[str, float]:
+    right = np.nan if reference is None else score(completion.text, reference, extract)
+    return {
+        "quality": 0.0 if completion.failed else right,
+        "cost": completion.cost,
+        "latency": completion.latency,
+        "prompt_tokens": completion.usage.prompt_tokens,
+        "completion_tokens": completion.usage.completion_tokens,
+        "logprob": np.nan if completion.logprob is None else completion.logprob,
+    }

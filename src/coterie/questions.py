@@ -1,0 +1,130 @@
+"""Questions in: one JSON object a line, checked before anything is asked.
+
+Fields: ``question`` (or ``messages`` in OpenAI form), and optionally ``id``, ``answer`` (the
+reference) and ``category``. Without an id a question is numbered by its line.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coterie.errors import InputError
+from coterie.types import Query
+
+LONGEST = 1_000_000  # bytes in one line
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """Queries with their references and categories, None where not given."""
+
+    queries: tuple[Query, ...]
+    references: tuple[str | None, ...]
+    categories: tuple[str | None, ...]
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def take(self, rows: Sequence[int]) -> Questions:
+        """The questions of these rows, in this order."""
+        return Questions(
+            tuple(self.queries[i] for i in rows),
+            tuple(self.references[i] for i in rows),
+            tuple(self.categories[i] for i in rows),
+        )
+
+
+def read_questions(path: str | Path) -> Questions:
+    """Read a JSONL file, or standard input for ``-``; raises InputError naming line and field."""
+    if str(path) == "-":
+        return parse_questions(sys.stdin.buffer, "standard input")
+    try:
+        with Path(path).open("rb") as lines:
+            return parse_questions(lines, str(path))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"cannot be read: {reason}", path=path) from None
+
+
+def parse_questions(lines: Iterable[bytes], path: str) -> Questions:
+    """Questions from lines of JSON; ``path`` is what messages call the source."""
+    queries: list[Query] = []
+    references: list[str | None] = []
+    categories: list[str | None] = []
+    seen: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        data = _object(line, path, number)
+        query = _query(data, path, number)
+        if query.id in seen:
+            message = f"{query.id!r} is also the id of line {seen[query.id]}; ids must differ"
+            raise InputError(message, path=path, line=number, field="id")
+        seen[query.id] = number
+        queries.append(query)
+        references.append(_optional(data, "answer", path, number))
+        categories.append(_optional(data, "category", path, number))
+    if not queries:
+        raise InputError("holds no questions; expected one JSON object a line", path=path)
+    return Questions(tuple(queries), tuple(references), tuple(categories))
+
+
+def _object(line: bytes, path: str, number: int) -> Mapping[str, Any]:
+    if len(line) > LONGEST:
+        message = f"{len(line):,} bytes are more than the {LONGEST:,} a question may have"
+        raise InputError(message, path=path, line=number)
+    try:
+        data = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        message = f"not UTF-8 at byte {error.start + 1}; save the file as UTF-8"
+        raise InputError(message, path=path, line=number) from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"not JSON: {error}", path=path, line=number) from None
+    if not isinstance(data, dict):
+        message = f"expected a JSON object, got {type(data).__name__}"
+        raise InputError(message, path=path, line=number)
+    return data
+
+
+def _query(data: Mapping[str, Any], path: str, number: int) -> Query:
+    id = data.get("id", str(number))
+    if not isinstance(id, str | int) or isinstance(id, bool):
+        raise InputError(f"expected a string, got {id!r}", path=path, line=number, field="id")
+    if "messages" in data:
+        return Query(str(id), _messages(data["messages"], path, number))
+    text = data.get("question")
+    if not isinstance(text, str) or not text.strip():
+        message = f"expected the question's text, got {_shown(text)}"
+        raise InputError(message, path=path, line=number, field="question")
+    return Query.from_text(str(id), text)
+
+
+def _messages(value: Any, path: str, number: int) -> tuple[dict[str, Any], ...]:
+    entries = value if isinstance(value, list) else []
+    well_formed = all(
+        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
+        for m in entries
+    )
+    if not well_formed or not any(m["role"] == "user" and m["content"].strip() for m in entries):
+        message = "expected a list of {role, content} with a user message that has text"
+        raise InputError(message, path=path, line=number, field="messages")
+    return tuple(entries)
+
+
+def _optional(data: Mapping[str, Any], name: str, path: str, number: int) -> str | None:
+    value = data.get(name)
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    message = f"expected a string, got {_shown(value)}"
+    raise InputError(message, path=path, line=number, field=name)
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else repr(value)[:60]

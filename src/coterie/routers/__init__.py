@@ -1,0 +1,1 @@
+"""Routers: they estimate what every expert would make of a query."""

@@ -1,0 +1,191 @@
+"""The values that flow through Coterie: frozen, typed, free of I/O. Imports nothing of ours."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray: TypeAlias = NDArray[np.floating[Any]]
+IntArray: TypeAlias = NDArray[np.integer[Any]]
+Message: TypeAlias = Mapping[str, Any]  # {"role": ..., "content": ...}, as the OpenAI API has it
+Seed: TypeAlias = int
+Purpose: TypeAlias = Literal["answer", "aggregate", "annotate", "judge", "route"]
+
+
+def derive_seed(*parts: object) -> Seed:
+    """A seed in [0, 2**31) that depends on every part and on nothing else.
+
+    >>> derive_seed(0, "q1") == derive_seed(0, "q1") != derive_seed(1, "q1")
+    True
+    """
+    text = json.dumps([str(part) for part in parts])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One question: what was asked, without its reference answer.
+
+    ``params`` are request options for the expert that answers (``max_tokens``, ``temperature``).
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+
+    @classmethod
+    def from_text(cls, id: str, text: str, **params: Any) -> Query:
+        """A query of one user message."""
+        return cls(id, ({"role": "user", "content": text},), params)
+
+    @property
+    def text(self) -> str:
+        """What routers read: the contents of the user messages, one below the other."""
+        users = (m for m in self.messages if m.get("role") == "user")
+        return "\n".join(str(m.get("content", "")) for m in users)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request to one expert. ``options`` go to the expert as they are."""
+
+    expert: str
+    messages: tuple[Message, ...]
+    purpose: Purpose = "answer"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def digest(self) -> str:
+        """A short hash of everything in the call, equal for equal calls."""
+        content = [self.expert, [dict(m) for m in self.messages], self.purpose, dict(self.options)]
+        text = json.dumps(content, sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one completion, as the expert reported them."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    @property
+    def total(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What one call came to: a text, or an error that says why there is none.
+
+    ``cost`` is in the unit of the pool, ``latency`` in seconds, ``logprob`` the mean natural log
+    probability of the sampled tokens (None where the expert gives none). ``estimated`` marks
+    usage that was computed here because the expert reported none.
+    """
+
+    expert: str
+    text: str = ""
+    usage: Usage = Usage()
+    cost: float = 0.0
+    latency: float = 0.0
+    finish_reason: str = "stop"
+    error: str | None = None
+    estimated: bool = False
+    logprob: float | None = None
+
+    @property
+    def failed(self) -> bool:
+        """True where there is no text to use."""
+        return self.error is not None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Completion:
+        """The inverse of ``to_dict``."""
+        return cls(**{**data, "usage": Usage(**data["usage"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Estimates:
+    """What a router expects: arrays of shape (queries, experts); cost in the pool's unit.
+
+    ``suitability`` (queries x experts) and ``strength`` (experts) are the local and global skill
+    scores of Symbolic-MoE where the router has them; ``evidence`` holds one sentence a query.
+    """
+
+    experts: tuple[str, ...]
+    quality: FloatArray
+    cost: FloatArray
+    suitability: FloatArray | None = None
+    strength: FloatArray | None = None
+    evidence: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Who is to answer and how: ``experts`` in order of preference, repeated if recruited twice.
+
+    ``weights`` belong to ``experts``; ``reason`` is evidence a person can read.
+    """
+
+    composition: str
+    experts: tuple[str, ...]
+    weights: tuple[float, ...]
+    utility: float = 0.0
+    reason: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Decision:
+        """The inverse of ``to_dict``."""
+        lists = {"experts": tuple(data["experts"]), "weights": tuple(data["weights"])}
+        return cls(**{**data, **lists})
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """The last call of a flow: its completion is the answer, so a driver may stream it.
+
+    ``prefix`` is text that precedes the completion. On failure ``fallbacks`` are tried in order: a
+    call is made, a completion stands as it is.
+    """
+
+    call: Call
+    prefix: str = ""
+    fallbacks: tuple[Call | Completion, ...] = ()
+
+
+Flow: TypeAlias = Generator[Sequence[Call], Sequence[Completion], Completion | Final]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The completion that answers, every completion on the way, and the decision behind it."""
+
+    query_id: str
+    completion: Completion
+    trace: tuple[Completion, ...]
+    decision: Decision
+
+    @property
+    def cost(self) -> float:
+        """Sum over the trace, in the pool's unit."""
+        return sum(c.cost for c in self.trace)
+
+    @property
+    def latency(self) -> float:
+        """Sum over the trace, in seconds of expert time."""
+        return sum(c.latency for c in self.trace)
