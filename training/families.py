@@ -103,7 +103,7 @@ UNITS: list[tuple[str, str, int]] = [
 
 
 def unit(rng: random.Random, level: float) -> Problem:
-    """A length, time, weight or volume in a smaller unit; the scratchpad is the partial products."""
+    """A quantity in a smaller unit; the scratchpad is the factor and the partial products."""
     big, small, factor = rng.choice(UNITS)
     n = rng.randint(2, 29 if rng.random() > level else 150)
     forms = [
@@ -259,7 +259,7 @@ def draw(family: str, split: str, rng: random.Random, level: float = 1.0) -> Pro
 
 
 def corrupt(problem: Problem, rng: random.Random) -> str:
-    """A wrong final answer such as a weak expert gives: a slip, another question's, another form."""
+    """A wrong final answer: a slip, the answer to another question, or one of another form."""
     while True:
         kind = rng.random()
         if kind < 0.6:

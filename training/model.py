@@ -106,7 +106,7 @@ class Llama(nn.Module):
         return self.norm(x)
 
     def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """Summed cross-entropy where ``targets`` is not -100; only those rows meet the vocabulary."""
+        """Summed cross-entropy where ``targets`` is not -100; only there are logits computed."""
         picked = targets != -100
         logits = self.hidden(ids)[picked] @ self.embed.weight.T
         return F.cross_entropy(logits, targets[picked], reduction="sum")

@@ -1,7 +1,7 @@
 """Train the experts of the embedded pool from a seed and export them as GGUF files.
 
-    python -m training.train all --out src/coterie/embedded/experts     # every expert, two at a time
-    python -m training.train add-expert --out /tmp/out          # one expert
+    python -m training.train all --out src/coterie/embedded/experts  # every expert, two at a time
+    python -m training.train add-expert --out /tmp/out               # one expert
 
 A specialist spends half of its batches on its own family and a quarter on each neighbour in the
 ring, so that every family is known well by one specialist and moderately by two others. The

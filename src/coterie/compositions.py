@@ -8,9 +8,11 @@ function of query, decision, seed and completions, so a driver may run it again 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeAlias
 
-from coterie.aggregators import Aggregator, Majority
+from coterie.aggregators import Aggregator, Majority, nothing_usable
+from coterie.skills import PROMPT, SAMPLES, consensus, parse_keywords
 from coterie.types import Call, Completion, Decision, Final, Flow, Query, Seed, derive_seed
 
 Composition: TypeAlias = Callable[[Query, Decision, Seed], Flow]
@@ -75,3 +77,23 @@ def recruit(
         return outcome
     vote = Majority()(query, completions, decision.weights, seed)
     return Final(outcome, fallbacks=(vote,))
+
+
+def annotate(query: Query, decision: Decision, seed: Seed, *, samples: int = SAMPLES) -> Flow:
+    """Skill keywords from an annotating expert: sampled five times, kept if seen more than once.
+
+    The answer's text is the keywords, separated by commas; it may be empty (Symbolic-MoE, stage A:
+    temperature 0.7).
+    """
+    (expert, *_) = decision.experts
+    messages = ({"role": "user", "content": PROMPT.format(question=query.text)},)
+    calls = [
+        Call(expert, messages, "annotate", {**query.params, "temperature": 0.7, "seed": number})
+        for number in (derive_seed(seed, "annotate", i) for i in range(samples))
+    ]
+    completions = yield calls
+    usable = [c for c in completions if not c.failed]
+    if not usable:
+        return nothing_usable(completions)
+    keywords = consensus([parse_keywords(c.text) for c in usable])
+    return replace(usable[0], text=", ".join(keywords))

@@ -53,7 +53,7 @@ class NotFittedError(CoterieError):
     """``predict`` was called before ``fit``."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"this {name} is not fitted yet; call fit(records) first")
+        super().__init__(f"this {name} is not fitted yet; call fit first")
 
 
 class NotRecordedError(CoterieError):

@@ -31,6 +31,7 @@ Vectors = NDArray[np.float32]
 
 MAX_CHARACTERS = 20_000
 EMBEDDED = Path(__file__).parent / "embedded" / "encoder"
+_REINSTALL = "reinstall it: pip install --force-reinstall --no-deps coterie"
 
 
 class Encoder(ABC):
@@ -125,9 +126,8 @@ class _StaticWeights:
         counts = np.array([len(tokens) for tokens in ids])
         sums = np.zeros((len(texts), self.vectors.shape[1]), dtype=np.int32)
         if counts.any():
-            rows = self.vectors[
-                np.concatenate([np.array(tokens, dtype=np.int64) for tokens in ids])
-            ]
+            flat = np.fromiter(itertools.chain.from_iterable(ids), np.int64, int(counts.sum()))
+            rows = self.vectors[flat]  # (tokens of all texts, dim)
             starts = (np.cumsum(counts) - counts)[counts > 0]
             sums[counts > 0] = np.add.reduceat(rows, starts, axis=0, dtype=np.int32)
         return sums
@@ -151,9 +151,6 @@ def _static_weights(folder: Path = EMBEDDED) -> _StaticWeights:
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         tokenizer = Tokenizer.from_str(arrays["tokenizer"].tobytes().decode())
         return _StaticWeights(arrays["vectors"], tokenizer, found)
-
-
-_REINSTALL = "reinstall it: pip install --force-reinstall --no-deps coterie"
 
 
 class LexicalEncoder(Encoder):
@@ -184,22 +181,12 @@ class LexicalEncoder(Encoder):
 
     def fit(self, texts: Sequence[str]) -> Self:
         """Learn frequencies and directions from at least one text, the same ones every time."""
-        from scipy.sparse import csr_array
-
         if not len(texts):
             raise InputError("a lexical encoder needs at least one text to fit, got none")
-        pairs = [self._frequencies(text) for text in _readable(texts)]
-        columns = np.concatenate([buckets for buckets, _ in pairs])
-        values = np.concatenate([frequencies for _, frequencies in pairs])
-        rows = np.repeat(np.arange(len(pairs)), [len(buckets) for buckets, _ in pairs])
-        self.known_ = np.append(np.unique(columns), self.buckets)  # the last stands for unknown
-        columns = np.searchsorted(self.known_, columns)
-        documents = np.bincount(columns, minlength=len(self.known_))
-        inverse = np.log((1 + len(texts)) / (1 + documents)) + 1
-        values = values * inverse[columns]
-        lengths = np.sqrt(np.bincount(rows, weights=values**2, minlength=len(texts)))
-        shape = (len(texts), len(self.known_))
-        matrix = csr_array((values / lengths[rows], (rows, columns)), shape=shape)
+        rows = [self._frequencies(text) for text in _readable(texts)]
+        seen = np.unique(np.concatenate([buckets for buckets, _ in rows]))
+        self.known_ = np.append(seen, self.buckets)  # the last stands for all that is unknown
+        matrix, inverse = _tf_idf(rows, self.known_)
         self.weights_ = (inverse[:, None] * _directions(matrix, self.dim)).astype(np.float32)
         return self
 
@@ -294,6 +281,22 @@ def _bucket(gram: str, buckets: int) -> int:
     return zlib.crc32(gram.encode()) % buckets
 
 
+def _tf_idf(
+    texts: list[tuple[NDArray[np.int64], Vectors]], known: NDArray[np.int64]
+) -> tuple[Any, NDArray[np.float64]]:
+    """A sparse matrix of shape (texts, known) with unit rows, and log inverse frequencies."""
+    from scipy.sparse import csr_array
+
+    shape = (len(texts), len(known))
+    rows = np.repeat(np.arange(len(texts)), [len(buckets) for buckets, _ in texts])
+    columns = np.searchsorted(known, np.concatenate([buckets for buckets, _ in texts]))
+    documents = np.bincount(columns, minlength=len(known))
+    inverse = np.log((1 + len(texts)) / (1 + documents)) + 1
+    values = np.concatenate([times for _, times in texts]) * inverse[columns]
+    lengths = np.sqrt(np.bincount(rows, weights=values**2, minlength=len(texts)))
+    return csr_array((values / lengths[rows], (rows, columns)), shape=shape), inverse
+
+
 def _directions(matrix: Any, dim: int) -> NDArray[np.float64]:
     """The first right singular vectors of a sparse matrix, shape (columns, dim), padded with zeros.
 
@@ -302,7 +305,7 @@ def _directions(matrix: Any, dim: int) -> NDArray[np.float64]:
     """
     rank = min(dim + 8, *matrix.shape)
     basis = np.random.default_rng(0).standard_normal((matrix.shape[0], rank))
-    for _ in range(6):
+    for _ in range(4):
         basis, _ = np.linalg.qr(matrix @ (matrix.T @ basis))
     _, strengths, right = np.linalg.svd((matrix.T @ basis).T, full_matrices=False)
     right = right[:dim][strengths[:dim] > 1e-6 * strengths[:1]]

@@ -123,6 +123,8 @@ class Recruit:
             enough = int(np.searchsorted(np.cumsum(share), self.p - 1e-12)) + 1
             return [int(j) for j in order[:enough]]
         chances = np.where(allowed, self._chances(row, estimates), 0.0)
+        if not chances.sum():  # every expert with a chance was trimmed
+            chances = allowed.astype(float)
         generator = np.random.default_rng(derive_seed(self.seed, "recruit", query.id))
         drawn = generator.choice(len(chances), size=self.k, p=chances / chances.sum())
         return [int(j) for j in drawn]

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from coterie.answers import Extractor, score
-from coterie.compositions import recruit
+from coterie.compositions import annotate, recruit
 from coterie.drivers.batch import Progress, answer_all
 from coterie.errors import InputError
 from coterie.pool import Pool
 from coterie.questions import Questions
 from coterie.records import NUMBERS, Records
 from coterie.store import Journal
-from coterie.types import Answer, Completion, Decision, Seed, derive_seed
+from coterie.types import Answer, Completion, Decision, Query, Seed, derive_seed
 
 
 async def profile_pool(
@@ -99,3 +100,30 @@ def _numbers(completion: Completion, reference: str | None, extract: Extractor) 
         "completion_tokens": completion.usage.completion_tokens,
         "logprob": np.nan if completion.logprob is None else completion.logprob,
     }
+
+
+async def annotate_queries(
+    pool: Pool,
+    queries: Sequence[Query],
+    annotator: str,
+    *,
+    seed: Seed = 0,
+    journal: Journal | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> tuple[Query, ...]:
+    """The queries with skill keywords from the expert ``annotator`` as their tags."""
+    if annotator not in pool.experts:
+        raise InputError(f"no expert {annotator!r} in the pool", field="annotator")
+    decisions = [Decision("annotate", (annotator,), (1.0,))] * len(queries)
+    result = await answer_all(
+        pool.prepare(queries),
+        decisions,
+        annotate,
+        pool.experts,
+        seed=seed,
+        capacity=pool.capacity,
+        journal=journal,
+        report=report,
+    )
+    words = [a.completion.text.split(", ") if a.completion.text else [] for a in result.answers]
+    return tuple(replace(q, tags=tuple(w)) for q, w in zip(queries, words, strict=True))

@@ -1,14 +1,15 @@
 """Performance records: what each expert made of each query.
 
-On disk a folder: ``queries.parquet`` (query_id, text, category, reference), ``records.parquet``
-(query_id, expert, sample, score, cost, latency, prompt_tokens, completion_tokens, logprob, answer)
-and ``experts.toml`` with the experts in order. In memory dense arrays, queries x experts, NaN
-where nothing was observed.
+On disk a folder: ``queries.parquet`` (query_id, text, category, reference, skills),
+``records.parquet`` (query_id, expert, sample, score, cost, latency, prompt_tokens,
+completion_tokens, logprob, answer) and ``experts.toml`` with the experts in order. In memory dense
+arrays, queries x experts, NaN where nothing was observed.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -139,7 +140,8 @@ class Records:
             return None
 
         def number(name: str) -> float:
-            return float(np.nan_to_num(getattr(self, name)[row, column]))
+            value = float(getattr(self, name)[row, column])
+            return 0.0 if math.isnan(value) else value
 
         logprob = float(self.logprob[row, column])
         return Completion(
@@ -148,7 +150,7 @@ class Records:
             usage=Usage(int(number("prompt_tokens")), int(number("completion_tokens"))),
             cost=number("cost"),
             latency=number("latency"),
-            logprob=None if np.isnan(logprob) else logprob,
+            logprob=None if math.isnan(logprob) else logprob,
         )
 
     def write(self, folder: str | Path) -> None:
@@ -178,7 +180,9 @@ class Records:
             "category": list(self.categories),
             "reference": list(self.references),
         }
-        return pa.table({k: pa.array(v, pa.string()) for k, v in columns.items()})
+        table = {k: pa.array(v, pa.string()) for k, v in columns.items()}
+        table["skills"] = pa.array([list(q.tags) for q in self.queries], pa.list_(pa.string()))
+        return pa.table(table)
 
     def _record_table(self) -> pa.Table:
         import pyarrow as pa
@@ -219,7 +223,7 @@ class Records:
         texts = np.full(shape, None, object)
         texts[rows, columns] = table.get("answer", [None] * len(rows))
         return cls(
-            queries=tuple(map(Query.from_text, queries["query_id"], queries["text"])),
+            queries=_queries(queries),
             experts=tuple(experts),
             texts=texts,
             references=tuple(queries.get("reference", ())),
@@ -270,6 +274,14 @@ def _read_experts(path: Path) -> list[str]:
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"expected [[expert]] tables with a name: {error}", path=path) from None
     return names
+
+
+def _queries(columns: dict[str, list[Any]]) -> tuple[Query, ...]:
+    none = [None] * len(columns["query_id"])
+    rows = zip(columns["query_id"], columns["text"], columns.get("skills", none), strict=True)
+    return tuple(
+        replace(Query.from_text(id, text), tags=tuple(skills or ())) for id, text, skills in rows
+    )
 
 
 def _positions(

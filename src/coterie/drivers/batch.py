@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from coterie.compositions import Composition
 from coterie.drivers.conversation import Conversation
-from coterie.errors import ExpertError
+from coterie.errors import CoterieError, ExpertError
 from coterie.experts.base import Expert
 from coterie.store import Journal
 from coterie.types import Answer, Completion, Decision, Query, Seed
@@ -73,10 +74,22 @@ async def answer_all(
         batch.admit(Conversation(query, decision, composition, seed))
     try:
         await batch.run()
+    except ExceptionGroup as failures:
+        raise first_failure(failures) from None
     finally:
         await batch.unload_all()
     answers = tuple(conversation.answer for conversation in batch.conversations)
     return Result(answers, batch.progress)
+
+
+def first_failure(failures: ExceptionGroup[Exception]) -> Exception:
+    """Of several failures side by side the first one that is an error of ours, or the first."""
+    found, others = failures.split(CoterieError)
+    error: Exception | None = found or others
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    assert error is not None
+    return error
 
 
 class _Round:
@@ -109,8 +122,10 @@ class _Batch:
         self.progress = Progress()
         self.conversations: list[Conversation] = []
         self.queues: dict[str, deque[tuple[_Round, int]]] = {name: deque() for name in experts}
-        self.resident: list[str] = []  # loaded experts, least recently used first
-        self.failures = dict.fromkeys(experts, 0)
+        self.resident: list[str] = []  # experts with a place in memory, least recently used first
+        self.serving: set[str] = set()  # those of them that are at work
+        self.busy = dict.fromkeys(experts, 0)  # calls under way
+        self.failures = dict.fromkeys(experts, 0)  # in a row
 
     def admit(self, conversation: Conversation) -> None:
         """Take up a conversation as far as the journal knows it."""
@@ -158,49 +173,70 @@ class _Batch:
     async def _serve(self, names: Iterator[str]) -> None:
         """One place in memory: load and drain expert after expert."""
         for name in names:
+            self.serving.add(name)
             await self._load(name)
             await self._drain(name)
+            self.serving.remove(name)
 
     async def _load(self, name: str) -> None:
+        """Take a place before waiting for anything, so that no other takes the same."""
         if name in self.resident:
             self.resident.remove(name)
-        else:
-            await self._make_room()
-            await self.experts[name].load()
-            self.progress.loads += 1
+            self.resident.append(name)
+            return
+        victim = self._victim()
         self.resident.append(name)
-
-    async def _make_room(self) -> None:
-        idle = [name for name in self.resident if not self.queues[name]]
-        while len(self.resident) >= self.capacity and idle:
-            victim = idle.pop(0)
-            self.resident.remove(victim)
+        if victim:
             await self.experts[victim].unload()
+        await self.experts[name].load()
+        self.progress.loads += 1
+
+    def _victim(self) -> str | None:
+        """Whose place is taken: nobody's while one is free, else the idle least recently used."""
+        if len(self.resident) < self.capacity:
+            return None
+        idle = [name for name in self.resident if name not in self.serving]
+        victim = min(idle, key=lambda name: bool(self.queues[name]))
+        self.resident.remove(victim)
+        return victim
 
     async def _drain(self, name: str) -> None:
         """Work off the queue of an expert, calls that come up meanwhile included."""
         while self.queues[name]:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(self.experts[name].slots, len(self.queues[name]))):
-                    group.create_task(self._work(name))
+                group.create_task(self._work(name, group))
 
-    async def _work(self, name: str) -> None:
-        queue = self.queues[name]
-        while queue:
+    async def _work(self, name: str, group: asyncio.TaskGroup) -> None:
+        """Call after call; a colleague joins in while calls wait and the expert has free slots."""
+        queue, expert = self.queues[name], self.experts[name]
+        while queue and self.busy[name] < expert.slots:
             current, place = queue.popleft()
-            completion = await self.experts[name].complete(current.calls[place])
-            self._count(name, completion)
+            self.busy[name] += 1
+            if queue:
+                group.create_task(self._work(name, group))
+            completion = await expert.complete(current.calls[place])
+            self.busy[name] -= 1
+            self._count(name, current, place, completion)
             self._deliver(current, place, completion)
 
-    def _count(self, name: str, completion: Completion) -> None:
+    def _count(self, name: str, current: _Round, place: int, completion: Completion) -> None:
         self.progress.calls += 1
         self.progress.cost += completion.cost
-        self.failures[name] = self.failures[name] + 1 if completion.failed else 0
+        if not completion.failed:
+            self.failures[name] = 0
+        elif not self._failed_before(current, place):
+            self.failures[name] += 1
         if self.failures[name] >= PATIENCE:
             raise ExpertError(
                 f"expert {name!r} failed {PATIENCE} times in a row, last with: {completion.error}. "
                 "The run stopped; answers so far are kept, mend the expert and run again"
             )
+
+    def _failed_before(self, current: _Round, place: int) -> bool:
+        """Whether an earlier run failed here too: then it is the question, not the expert."""
+        if self.journal is None:
+            return False
+        return not self.journal.add_failure(current.conversation.query.id, current.step, place)
 
     def _deliver(self, current: _Round, place: int, completion: Completion) -> None:
         conversation, call = current.conversation, current.calls[place]
@@ -214,8 +250,10 @@ class _Batch:
 
     async def unload_all(self) -> None:
         """Give every expert's memory back."""
-        while self.resident:
-            await self.experts[self.resident.pop()].unload()
+        async with AsyncExitStack() as stack:  # one that fails does not keep the others
+            for name in self.resident:
+                stack.push_async_callback(self.experts[name].unload)
+            self.resident.clear()
 
 
 def naive_loads(answers: Sequence[Answer], experts: Mapping[str, Expert]) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypedDict
 
-from coterie.types import Message
+if TYPE_CHECKING:
+    from coterie.types import Message  # at run time it would bring numpy into every worker
 
 Emit: TypeAlias = Callable[[str], None]
 
@@ -26,7 +27,7 @@ class Engine(Protocol):
     """Holds at most one model; every failure is an ExpertError that names the remedy."""
 
     def load(self, path: str, slots: int, threads: int, context: int) -> None:
-        """Load the weights at ``path`` for ``slots`` concurrent callers of ``context`` tokens each."""
+        """Load ``path`` for ``slots`` concurrent callers of ``context`` tokens each."""
 
     def unload(self) -> None:
         """Give the memory back; harmless where nothing is loaded."""
@@ -38,5 +39,5 @@ class Engine(Protocol):
         emit: Emit | None = None,
         stop: threading.Event | None = None,
     ) -> Generated:
-        """The answer; its pieces also go to ``emit`` as they come; setting ``stop`` ends it early."""
+        """The answer; pieces go to ``emit`` as they come, and ``stop``, once set, ends it early."""
         ...

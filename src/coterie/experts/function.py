@@ -7,7 +7,7 @@ import inspect
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from coterie.experts.base import Expert, Price
 from coterie.experts.openai import estimate_usage
@@ -54,9 +54,8 @@ class FunctionExpert(Expert):
 
     async def _run(self, call: Call) -> Result:
         if inspect.iscoroutinefunction(self.function):
-            result = self.function(call)
-        else:
-            result = await in_thread(self.function, call)
+            return cast(Result, await self.function(call))
+        result = await in_thread(self.function, call)
         return await result if inspect.isawaitable(result) else result
 
     def _completion(self, call: Call, result: Result) -> Completion:

@@ -93,7 +93,7 @@ class _Reader:
         return Header(architecture, context, tensors)
 
     def check_tensors(self, count: int, alignment: int) -> None:
-        """Every tensor has to begin inside the file; llama.cpp itself checks where the last ends."""
+        """Every tensor has to begin inside the file; llama.cpp checks where the last one ends."""
         starts = [self.tensor() for _ in range(count)]
         data = -(-self.at // alignment) * alignment
         if starts and data + max(starts) >= len(self.data):
@@ -130,5 +130,6 @@ class _Reader:
     def tensor(self) -> int:
         """Step over one tensor description; returns its offset in the data section."""
         self.text()
-        self.at += 8 * self.number("I") + 4  # sizes of the dimensions, type
+        dimensions = self.number("I")
+        self.at += 8 * dimensions + 4  # their sizes, and the type
         return self.number("Q")

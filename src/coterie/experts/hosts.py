@@ -105,7 +105,7 @@ class Worker:
     """A child process running ``coterie.experts.worker``; used by one event loop at a time."""
 
     def __init__(self) -> None:
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the child)
         command = [sys.executable, "-P", "-m", "coterie.experts.worker"]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
@@ -135,29 +135,30 @@ class Worker:
 
     async def load(self, engine: str, path: str, slots: int, threads: int, context: int) -> None:
         """See Host."""
-        fields = {"engine": engine, "path": path, "slots": slots}
-        await self.ask("load", **fields, threads=threads, context=context)
+        weights = {"path": path, "slots": slots, "threads": threads, "context": context}
+        await self.ask("load", {"engine": engine, **weights})
 
     async def serve(
         self, engine: str, path: str, slots: int, threads: int, context: int, api_key: str = ""
     ) -> str:
         """Load ``path`` behind the engine's OpenAI-compatible loopback server; returns its URL."""
-        fields = {"engine": engine, "path": path, "slots": slots, "api_key": api_key}
-        answer = await self.ask("serve", **fields, threads=threads, context=context)
+        weights = {"path": path, "slots": slots, "threads": threads, "context": context}
+        answer = await self.ask("serve", {"engine": engine, **weights, "api_key": api_key})
         return str(answer["url"])
 
     async def complete(
         self, messages: Sequence[Message], options: Mapping[str, Any], emit: Emit | None
     ) -> Generated:
         """See Host."""
-        fields = {"messages": [*map(dict, messages)], "options": dict(options)}
-        return cast(Generated, await self.ask("complete", emit, **fields, pieces=emit is not None))
+        question = {"messages": [*map(dict, messages)], "options": dict(options)}
+        answer = await self.ask("complete", {**question, "pieces": emit is not None}, emit)
+        return cast(Generated, answer)
 
     async def unload(self) -> None:
         """See Host."""
-        await self.ask("unload")
+        await self.ask("unload", {})
 
-    async def ask(self, op: str, emit: Emit | None = None, **fields: Any) -> Any:
+    async def ask(self, op: str, fields: Mapping[str, Any], emit: Emit | None = None) -> Any:
         """Send one request and wait for its answer; raises ExpertError with the child's words."""
         if self._death:
             raise ExpertError(self._death)

@@ -7,12 +7,14 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coterie.errors import ExpertError
 from coterie.experts.engine import Emit, Generated
 from coterie.experts.gguf import read_header
-from coterie.types import Message
+
+if TYPE_CHECKING:
+    from coterie.types import Message  # at run time it would bring numpy into every worker
 
 # Pieces are made inside only for answers that may be longer than this: short ones are over before
 # stopping them would pay, and making pieces costs up to half of the throughput of a tiny model.
@@ -72,7 +74,8 @@ class LlamaEngine:
         server = self._server  # keeps the model alive until this call ends
         if server is None:
             raise ExpertError("no model is loaded; call load(path) first")
-        body = {"temperature": 0, "logprobs": True, **options, "messages": [*map(dict, messages)]}
+        body = {"temperature": 0, "logprobs": True, **options, "stream": False}
+        body["messages"] = [dict(message) for message in messages]
         if body["logprobs"]:
             body.setdefault("top_logprobs", 1)  # llama.cpp would list 20 a token
         start = time.perf_counter()
@@ -87,8 +90,8 @@ class LlamaEngine:
         self._server = _server(path, slots, threads, slots * self._context, api_key)
 
     def _longest(self, options: Mapping[str, Any]) -> int:
-        asked = options.get("max_tokens") or self._context
-        return min(int(asked), self._context)
+        asked = int(options.get("max_tokens") or -1)  # -1: as much as fits, as llama.cpp has it
+        return self._context if asked < 0 else min(asked, self._context)
 
 
 def _server(path: str, slots: int, threads: int, cells: int, api_key: str) -> Any:
@@ -102,14 +105,17 @@ def _server(path: str, slots: int, threads: int, cells: int, api_key: str) -> An
     params.api_keys = [api_key] if api_key else []
     params.cors_origins = ""  # no web page may talk to it
     params.verbosity = 1  # errors only
+    params.endpoint_metrics = True  # see handle_metrics below
     params.warmup = params.fit_params = params.ui = params.endpoint_slots = False
     params.cache_ram_mib = 0  # else prompts of gone calls pile up, up to 8 GB
     params.n_threads_http = slots + 1
     try:
-        return xllamacpp.Server(params)
+        server = xllamacpp.Server(params)
     except (RuntimeError, ValueError) as error:
         remedy = "its architecture may be unknown to this xllamacpp, or the file is cut off"
         raise ExpertError(f"{path}: llama.cpp refused the file ({error}) {remedy}") from None
+    server.handle_metrics()  # waits for its loop: a server dropped before it runs never ends
+    return server
 
 
 def _whole(server: Any, body: dict[str, Any]) -> Generated:
@@ -184,8 +190,9 @@ def _check(response: dict[str, Any]) -> None:
 
 
 def _logprobs(choice: Mapping[str, Any]) -> list[float]:
+    """Of the tokens that are text: the end token is listed, with no bytes, but never streamed."""
     tokens = (choice.get("logprobs") or {}).get("content") or []
-    return [token["logprob"] for token in tokens]
+    return [token["logprob"] for token in tokens if token["bytes"]]
 
 
 def mean(values: Sequence[float]) -> float | None:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from coterie.errors import ExpertError
+from coterie.errors import CoterieError, ExpertError
 from coterie.experts.base import Expert, Price
 from coterie.experts.engine import Emit, Generated
 from coterie.experts.gguf import read_header
@@ -68,7 +68,7 @@ class LocalExpert(Expert):
         return self._host is not None and self._host.alive
 
     def fingerprint(self) -> str:
-        """Engine, SHA-256 of the weights, context and options; raises ExpertError without a file."""
+        """Engine, SHA-256 of the weights, context, options; ExpertError if there is no file."""
         read_header(self.path)
         stat = self.path.stat()
         digest = _sha256(self.path, stat.st_mtime_ns, stat.st_size)
@@ -115,11 +115,13 @@ class LocalExpert(Expert):
             start, seen = time.perf_counter(), _Seen(emit)
             try:
                 return self._completion(await self._generate(call, seen))
-            except ExpertError as error:
-                seconds = time.perf_counter() - start
-                text = f"{self.name}: {error}"
+            except Exception as error:
                 return Completion(
-                    self.name, seen.text, latency=seconds, finish_reason="error", error=text
+                    expert=self.name,
+                    text=seen.text,
+                    latency=time.perf_counter() - start,
+                    finish_reason="error",
+                    error=f"{self.name}: {_words(error)}",
                 )
 
     async def _generate(self, call: Call, seen: _Seen) -> Generated:
@@ -132,6 +134,8 @@ class LocalExpert(Expert):
         except TimeoutError:
             host.kill(reason := f"hung for {self.timeout:g} s and was given up")
             raise ExpertError(reason) from None
+        finally:
+            seen.deadline = None
 
     async def _ready(self) -> Host:
         """The host with the weights in it; one caller loads, the others wait for it."""
@@ -149,9 +153,9 @@ class LocalExpert(Expert):
         except TimeoutError:
             host.kill(reason := f"{self.path}: loading hung for {self.timeout:g} s")
             raise ExpertError(f"{reason}; raise the timeout if the disk is slow") from None
-        except ExpertError:
+        except Exception as error:
             _give_back(host)
-            raise
+            raise ExpertError(_words(error)) from None
         except BaseException:
             host.kill("loading was cancelled")
             raise
@@ -183,11 +187,16 @@ class _Seen:
 
     def _take(self, piece: str) -> None:
         self.text += piece
-        if self.deadline and not self.deadline[0].expired():
+        if self.deadline:
             timeout, seconds = self.deadline
             timeout.reschedule(asyncio.get_running_loop().time() + seconds)
         if self._emit:
             self._emit(piece)
+
+
+def _words(error: Exception) -> str:
+    """What to tell of an error: ours speak for themselves, of others the type matters."""
+    return str(error) if isinstance(error, CoterieError) else f"{type(error).__name__}: {error}"
 
 
 def _give_back(host: Host) -> None:

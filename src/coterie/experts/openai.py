@@ -126,8 +126,9 @@ class OpenAIExpert(Expert):
             ) as response:
                 await _check(response)
                 await (reply.read_stream(response) if stream else reply.read(response))
-        except TimeoutError:
-            raise _Refusal(f"no answer from {self.base_url} within {self.timeout:g} s") from None
+        except TimeoutError as error:
+            why = f"no answer from {self.base_url} within {self.timeout:g} s"
+            raise _Refusal(why, again=isinstance(error, aiohttp.ConnectionTimeoutError)) from None
         except aiohttp.ClientError as error:
             raise _Refusal(f"{self.base_url}: {error}", again=True) from None
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:

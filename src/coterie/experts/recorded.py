@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, Self, TypeAlias
+from collections.abc import Mapping
+from typing import Self, TypeAlias
 
 from coterie.errors import NotRecordedError
 from coterie.experts.base import Expert
-from coterie.types import Call, Completion, Query, Usage
+from coterie.records import Records
+from coterie.types import Call, Completion, Query
 
 Key: TypeAlias = str | tuple[str, ...]
-
-
-class Recording(Protocol):
-    """The part of Records that a recorded expert reads; arrays are queries x experts."""
-
-    @property
-    def queries(self) -> Sequence[Query]: ...
-    @property
-    def experts(self) -> Sequence[str]: ...
-    @property
-    def quality(self) -> Any: ...
-    @property
-    def cost(self) -> Any: ...
-    @property
-    def latency(self) -> Any: ...
-    @property
-    def texts(self) -> Any: ...
-    @property
-    def prompt_tokens(self) -> Any: ...
-    @property
-    def completion_tokens(self) -> Any: ...
 
 
 class RecordedExpert(Expert):
@@ -52,18 +31,16 @@ class RecordedExpert(Expert):
         self.name, self.completions = name, completions
 
     @classmethod
-    def from_records(cls, records: Recording, expert: str) -> Self:
+    def from_records(cls, records: Records, expert: str) -> Self:
         """The recorded answers of ``expert``; of questions with the same text the last one counts.
 
-        Where the records hold no text for an observed answer the completion's text is empty.
+        Raises NotRecordedError where the records do not know the expert.
         """
         if expert not in records.experts:
             known = ", ".join(records.experts)
             raise NotRecordedError(f"the records hold no expert {expert!r}; they hold {known}")
-        column = list(records.experts).index(expert)
-        observed = (i for i, q in enumerate(records.quality[:, column]) if not math.isnan(q))
-        rows = {records.queries[i].text: _completion(records, i, column) for i in observed}
-        return cls(expert, dict(rows))
+        found = {q.text: records.completion(row, expert) for row, q in enumerate(records.queries)}
+        return cls(expert, {text: c for text, c in found.items() if c is not None})
 
     async def complete(self, call: Call) -> Completion:
         """The recorded completion; raises NotRecordedError where there is none."""
@@ -76,20 +53,3 @@ class RecordedExpert(Expert):
             f"{self.name}: no recorded answer to this {call.purpose} call {text[:80]!r}; "
             "run it on live experts instead of records"
         )
-
-
-def _completion(records: Recording, row: int, column: int) -> Completion:
-    def number(array: Any) -> float:
-        """The cell; 0 where the records do not hold it."""
-        value = 0.0 if array is None else float(array[row, column])
-        return 0.0 if math.isnan(value) else value
-
-    tokens = (records.prompt_tokens, records.completion_tokens)
-    text = None if records.texts is None else records.texts[row, column]
-    return Completion(
-        expert=records.experts[column],
-        text=text or "",
-        usage=Usage(*(int(number(array)) for array in tokens)),
-        cost=number(records.cost),
-        latency=number(records.latency),
-    )

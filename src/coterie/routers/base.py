@@ -6,7 +6,9 @@ attributes end in ``_``; arrays, JSON values and encoders among them are saved b
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,6 +44,19 @@ class Router(ABC):
 
     def save(self, folder: str | Path) -> None:
         """Write hyper-parameters and learnt attributes as JSON and npz, in one piece."""
+        params, arrays = self._state()
+        write_artifact(Path(folder), "router", params, arrays)
+
+    def fingerprint(self) -> str:
+        """Equal where everything that was learnt is equal, the encoder included."""
+        params, arrays = self._state()
+        digest = hashlib.sha256(json.dumps(params, sort_keys=True).encode())
+        for key in sorted(arrays):
+            digest.update(key.encode() + np.ascontiguousarray(arrays[key]).tobytes())
+        return digest.hexdigest()[:16]
+
+    def _state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Everything to save: JSON values and arrays."""
         self._check_fitted()
         params: dict[str, Any] = {"router": self.name, "settings": self._settings(), "learnt": {}}
         arrays: dict[str, Any] = {}
@@ -56,7 +71,7 @@ class Router(ABC):
                 arrays |= {f"{key}/{part}": array for part, array in weights.items()}
             else:
                 params["learnt"][key] = value
-        write_artifact(Path(folder), "router", params, arrays)
+        return params, arrays
 
     def _settings(self) -> dict[str, Any]:
         """Hyper-parameters as JSON values; an encoder instance goes by its name."""

@@ -55,29 +55,38 @@ def _with_intercept(vectors: FloatArray) -> FloatArray:
 
 def _fit_columns(vectors: FloatArray, targets: FloatArray) -> FloatArray:
     """Coefficients and intercepts, shape (dim + 1, experts)."""
-    columns = []
-    for target in targets.T:
-        seen = ~np.isnan(target)
+    fitted = np.zeros((vectors.shape[1] + 1, targets.shape[1]))
+    patterns, member = np.unique(~np.isnan(targets), axis=1, return_inverse=True)
+    for number, seen in enumerate(patterns.T):
+        columns = np.flatnonzero(member == number)
         if seen.sum() < 3:
-            mean = mean_or(target[:, None], 0.0)[0]
-            columns.append(np.append(np.zeros(vectors.shape[1]), mean))
+            fitted[-1, columns] = mean_or(targets[:, columns], 0.0)
         else:
-            columns.append(_ridge(vectors[seen], target[seen]))
-    return np.stack(columns, axis=1)
+            fitted[:, columns] = _ridge(vectors[seen], targets[np.ix_(seen, columns)])
+    return fitted
 
 
-def _ridge(vectors: FloatArray, target: FloatArray) -> FloatArray:
-    """Ridge with the penalty of least leave-one-out error; the intercept is not penalised."""
-    centre, mean = vectors.mean(axis=0), target.mean()
+def _ridge(vectors: FloatArray, targets: FloatArray) -> FloatArray:
+    """Ridge with each column's penalty of least leave-one-out error; intercepts are free."""
+    centre, mean = vectors.mean(axis=0), targets.mean(axis=0)
     left, singular, right = np.linalg.svd(vectors - centre, full_matrices=False)
-    projected = left.T @ (target - mean)
-    best, coefficients = np.inf, np.zeros(vectors.shape[1])
-    for penalty in PENALTIES:
-        shrink = singular**2 / (singular**2 + penalty)
-        residual = target - mean - left @ (shrink * projected)
-        leverage = (left**2) @ shrink + 1 / len(target)
-        error = float(np.mean((residual / np.maximum(1 - leverage, 1e-6)) ** 2))
-        if error < best:
-            best = error
-            coefficients = right.T @ (singular / (singular**2 + penalty) * projected)
-    return np.append(coefficients, mean - centre @ coefficients)
+    projected = left.T @ (targets - mean)
+    errors = [_left_out(left, singular, projected, targets - mean, p) for p in PENALTIES]
+    penalty = PENALTIES[np.argmin(errors, axis=0)]
+    coefficients = right.T @ (singular[:, None] / (singular[:, None] ** 2 + penalty) * projected)
+    return np.vstack([coefficients, mean - centre @ coefficients])
+
+
+def _left_out(
+    left: FloatArray,
+    singular: FloatArray,
+    projected: FloatArray,
+    targets: FloatArray,
+    penalty: float,
+) -> FloatArray:
+    """Mean squared leave-one-out error of every column, from the hat matrix's diagonal."""
+    shrink = singular**2 / (singular**2 + penalty)
+    residual = targets - left @ (shrink[:, None] * projected)
+    leverage = (left**2) @ shrink + 1 / len(targets)
+    error: FloatArray = np.mean((residual / np.maximum(1 - leverage, 1e-6)[:, None]) ** 2, axis=0)
+    return error

@@ -1,0 +1,353 @@
+"""The command line: one function a command, everything heavy imported inside."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import traceback
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from coterie import __version__
+from coterie.errors import CoterieError
+
+if TYPE_CHECKING:
+    from coterie.config import Config
+    from coterie.pool import Pool
+    from coterie.routers.base import Router
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    name="coterie",
+    help="Many language models answer as one.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_debug = False
+
+PoolArgument = Annotated[
+    str,
+    typer.Argument(help="Pool file (TOML), or 'embedded' for the pool that ships with Coterie."),
+]
+QuestionsArgument = Annotated[
+    str, typer.Argument(help="Questions, one JSON object a line; '-' reads standard input.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of everything drawn at random.")]
+AnnotatorOption = Annotated[
+    str | None,
+    typer.Option(help="Expert that names each question's skills (five samples a question)."),
+]
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option(help="Show tracebacks.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Many language models answer as one."""
+    global _debug
+    _debug = debug
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for report, answers, summary.")] = Path(
+        "demo"
+    ),
+    limit: Annotated[int | None, typer.Option(min=40, help="Only so many questions a set.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Recruit, answer and judge on the embedded pool of real models; write a report.
+
+    Example: coterie demo --output demo
+    """
+    from coterie.console import RichConsole, show_table
+    from coterie.demo import run_demo, summary, write_demo
+
+    console = RichConsole()
+    study = _run(run_demo(console, limit))
+    write_demo(study, output)
+    if as_json:
+        print(json.dumps(summary(study), indent=1))
+    else:
+        show_table(study)
+    console.say(f"report: {output / 'report.html'}")
+
+
+@app.command()
+def profile(
+    pool: PoolArgument,
+    questions: QuestionsArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the records.")],
+    annotator: AnnotatorOption = None,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Put labelled questions to every expert and record score, cost and latency.
+
+    Example: coterie profile embedded questions.jsonl -o records
+    """
+    from dataclasses import replace
+
+    from coterie.config import read_config
+    from coterie.console import RichConsole, show_experts
+    from coterie.profiling import annotate_queries, profile_pool
+    from coterie.questions import read_questions
+
+    made = read_config(pool).pool()
+    asked = read_questions(questions)
+    console = RichConsole()
+
+    async def job() -> Any:
+        try:
+            known = asked
+            if annotator:
+                with console.phase("skills", 5 * len(asked)) as report:
+                    queries = await annotate_queries(
+                        made, asked.queries, annotator, seed=seed, report=report
+                    )
+                known = replace(asked, queries=queries)
+            with console.phase("profile", len(known) * len(made.experts)) as report:
+                return await profile_pool(made, known, seed=seed, report=report)
+        finally:
+            await made.close()
+
+    records = _run(job())
+    records.write(output)
+    show_experts(records, made, as_json)
+    console.say(f"records: {output}; next: coterie fit {output} -o router")
+
+
+@app.command()
+def fit(
+    records: Annotated[Path, typer.Argument(help="Folder written by 'coterie profile'.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the fitted router.")],
+    router: Annotated[
+        str, typer.Option(help="skills, knn, linear, ..., or module:Attr.")
+    ] = "skills",
+    encoder: Annotated[str | None, typer.Option(help="static or lexical.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Learn a router from records.
+
+    Example: coterie fit records -o router --router skills
+    """
+    from coterie import plugins
+    from coterie.config import check_keys
+    from coterie.records import Records
+
+    kind = plugins.load("routers", router, allow_import=True)
+    settings: dict[str, Any] = {"encoder": encoder} if encoder else {}
+    data = Records.read(records)
+    if router == "skills" and any(q.tags for q in data.queries):
+        settings["annotator"] = "tags"
+    check_keys(kind, settings, None, f"router {router}")
+    fitted: Router = kind(**settings).fit(data)
+    fitted.save(output)
+    facts = {
+        "router": fitted.name,
+        "experts": list(fitted.experts_),
+        "queries": len(data),
+        "fingerprint": fitted.fingerprint(),
+        "path": str(output),
+    }
+    _print(facts, as_json, f"{fitted.name} router on {len(data)} queries: {output}")
+
+
+@app.command()
+def route(
+    question: Annotated[str, typer.Argument(help="The question; '-' reads standard input.")],
+    router: Annotated[Path, typer.Option(help="Folder written by 'coterie fit'.")],
+    k: Annotated[int, typer.Option(min=1, help="How many experts to recruit.")] = 3,
+    rule: Annotated[str, typer.Option(help="greedy, paper, released or top-p.")] = "greedy",
+    willingness_to_pay: Annotated[
+        float | None,
+        typer.Option("--willingness-to-pay", "-w", help="Choose one expert by utility instead."),
+    ] = None,
+    kind: Annotated[str | None, typer.Option(help="module:Attr of a router of your own.")] = None,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Show which experts would answer, and why. Nothing is asked.
+
+    Example: coterie route "What is 37 plus 58?" --router router
+    """
+    from coterie.policies import Policy, Recruit, Utility
+    from coterie.types import Query
+
+    text = sys.stdin.read() if question == "-" else question
+    if not text.strip():
+        raise CoterieError("the question is empty; give its text or pipe it in with '-'")
+    fitted = _load_router(router, kind)
+    query = Query.from_text("question", text)
+    policy: Policy = Recruit(k, rule, seed=seed)
+    if willingness_to_pay is not None:
+        policy = Utility(willingness_to_pay)
+    estimates = fitted.predict([query])
+    (decision,) = policy.decide([query], estimates)
+    pairs = zip(estimates.experts, estimates.quality[0], estimates.cost[0], strict=True)
+    expected = {e: {"quality": float(q), "cost": float(c)} for e, q, c in pairs}
+    lines = [f"{decision.composition}: {', '.join(decision.experts)}", f"why: {decision.reason}"]
+    _print({**decision.to_dict(), "estimates": expected}, as_json, "\n".join(lines))
+
+
+@app.command()
+def answer(
+    pool: PoolArgument,
+    questions: QuestionsArgument,
+    output: Annotated[str, typer.Option("--output", "-o", help="JSONL file, or '-'.")] = "-",
+    router: Annotated[
+        Path | None, typer.Option(help="Fitted router; default: [router] of the pool file.")
+    ] = None,
+    kind: Annotated[str | None, typer.Option(help="module:Attr of a router of your own.")] = None,
+    journal: Annotated[
+        Path | None, typer.Option(help="Where progress is kept; default: OUTPUT.journal.")
+    ] = None,
+    annotator: AnnotatorOption = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Answer questions with the pool: recruited experts, each loaded once, merged answers.
+
+    Interrupt it whenever you like, even with kill -9: the same command goes on where it stopped.
+
+    Example: coterie answer embedded questions.jsonl --router router -o answers.jsonl
+    """
+    from coterie.config import read_config
+    from coterie.console import RichConsole
+    from coterie.files import replace_file
+    from coterie.questions import read_questions
+    from coterie.runs import answer_lines, answer_questions
+
+    config = read_config(pool)
+    made = config.pool()
+    fitted = _router_of(config, router, kind)
+    asked = read_questions(questions)
+    policy, composition = config.policy(), config.composition(made)
+    kept: Path | str = journal or (":memory:" if output == "-" else Path(f"{output}.journal"))
+    console = RichConsole()
+
+    async def job() -> Any:
+        try:
+            known = await _annotated(made, asked, annotator, seed, console, kept)
+            with console.phase("answer", len(asked), by_question=True) as report:
+                return await answer_questions(
+                    made, known, fitted, policy, composition,
+                    journal=kept, seed=seed, report=report,
+                )  # fmt: skip
+        finally:
+            await made.close()
+
+    result = _run(job())
+    lines = answer_lines(result.answers, made.extractor)
+    if output == "-":
+        print(lines, end="")
+    else:
+        replace_file(output, lines)
+    _finish(result, output, console)
+
+
+async def _annotated(
+    pool: Pool, asked: Any, annotator: str | None, seed: int, console: Any, kept: Path | str
+) -> Any:
+    """The questions with skills as tags where an annotator is named, from a journal of its own."""
+    from dataclasses import replace
+
+    from coterie.profiling import annotate_queries
+    from coterie.store import Journal
+
+    if annotator is None:
+        return asked
+    path = kept if kept == ":memory:" else f"{kept}-skills"
+    header = {"annotator": annotator, "pool": pool.fingerprint(), "seed": str(seed)}
+    with Journal(path, header) as skills, console.phase("skills", 5 * len(asked)) as report:
+        queries = await annotate_queries(
+            pool, asked.queries, annotator, seed=seed, journal=skills, report=report
+        )
+    return replace(asked, queries=queries)
+
+
+def _finish(result: Any, output: str, console: Any) -> None:
+    """Say what was done; fail where questions were left without an answer."""
+    done = result.progress
+    failed = [a for a in result.answers if a.completion.failed]
+    where = "" if output == "-" else f"; answers: {output}"
+    console.say(
+        f"{done.answered} questions, {done.calls} calls, {done.reused} from the journal, "
+        f"{done.loads} loads, cost {done.cost:.4g}{where}"
+    )
+    if failed:
+        raise CoterieError(
+            f"{len(failed)} of {len(result.answers)} questions failed, the first "
+            f"({failed[0].query_id}) with: {failed[0].completion.error}; "
+            "run the same command again to ask only these"
+        )
+
+
+def _router_of(config: Config, folder: Path | None, kind: str | None) -> Router:
+    path = folder or config.router_path()
+    if path is None:
+        raise CoterieError(
+            f"{config.path} names no [router] and --router is not given; make one with: "
+            "coterie profile POOL QUESTIONS -o records && coterie fit records -o router"
+        )
+    return _load_router(path, kind)
+
+
+def _load_router(path: Path, kind: str | None) -> Router:
+    from coterie import plugins
+    from coterie.routers.base import load_router
+
+    if kind is None:
+        return load_router(path)
+    loaded: Router = plugins.load("routers", kind, allow_import=True).load(path)
+    return loaded
+
+
+def _print(facts: dict[str, Any], as_json: bool, text: str) -> None:
+    print(json.dumps(facts, indent=1, ensure_ascii=False) if as_json else text)
+
+
+def _run(job: Coroutine[Any, Any, T]) -> T:
+    """Run to the end; of several failures side by side the first one of ours is raised."""
+    try:
+        return asyncio.run(job)
+    except* CoterieError as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from None
+
+
+def main() -> None:
+    """Entry point: errors of ours are one line on stderr and exit code 1, without a traceback."""
+    try:
+        app()
+    except CoterieError as error:
+        _fail(f"error: {error}", 1)
+    except KeyboardInterrupt:
+        _fail("interrupted; what was journaled is kept, run the same command to go on", 130)
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+def _fail(message: str, code: int) -> None:
+    if _debug:
+        traceback.print_exc()
+    print(message, file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

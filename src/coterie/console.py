@@ -1,0 +1,125 @@
+"""Progress bars and tables for people, on stderr and stdout, through rich."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from coterie.demo import Study
+from coterie.drivers.batch import Progress
+from coterie.pool import Pool
+from coterie.records import Records
+
+
+class RichConsole:
+    """Live progress on stderr, so that results on stdout stay clean."""
+
+    def __init__(self) -> None:
+        self.stderr = Console(stderr=True, highlight=False)
+
+    def say(self, text: str) -> None:
+        """One line on stderr."""
+        self.stderr.print(text, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def phase(
+        self, name: str, calls: int, by_question: bool = False
+    ) -> Iterator[Callable[[Progress], None]]:
+        """A bar over ``calls`` calls, or over questions, with loads and cost so far."""
+        columns = (
+            TextColumn("{task.description:<28}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[loads]} loads, cost {task.fields[cost]:.3g}"),
+        )
+        with Bars(*columns, console=self.stderr) as bars:
+            task = bars.add_task(name, total=calls, loads=0, cost=0.0)
+
+            def report(progress: Progress) -> None:
+                done = progress.answered if by_question else progress.calls
+                bars.update(task, completed=done, loads=progress.loads, cost=progress.cost)
+
+            yield report
+
+
+def show_table(study: Study) -> None:
+    """Print the panel of a demo, and in words whether the coterie beats the best single expert."""
+    table = Table(title=f"{len(study.test)} held-out questions", title_justify="left")
+    for name in ("who answers", "reads"):
+        table.add_column(name)
+    for name in ("accuracy", "95 %", "vs best single", "cost", "calls"):
+        table.add_column(name, justify="right")
+    for row in study.rows:
+        facts = row.summary(study.best_single)
+        low, high = facts["ci"]
+        against = facts["vs_best_single"]
+        style = "bold" if row is study.headline else None
+        table.add_row(
+            row.name,
+            row.reads,
+            f"{facts['accuracy']:.3f}",
+            f"{low:.3f} .. {high:.3f}",
+            f"{against['diff']:+.3f} [{against['ci'][0]:+.3f}, {against['ci'][1]:+.3f}]",
+            f"{facts['cost']:.4f}",
+            f"{row.calls:.2f}",
+            style=style,
+        )
+    out = Console()
+    out.print(table)
+    for line in verdict(study):
+        out.print(line, highlight=False, soft_wrap=True)
+
+
+def verdict(study: Study) -> list[str]:
+    """Plain sentences: what was chosen, what it gained, what did not help."""
+    facts = study.headline.summary(study.best_single)["vs_best_single"]
+    low, high = facts["ci"]
+    beats = "beats" if low > 0 else "does not beat"
+    rows = {row.name: float(row.scores.mean()) for row in study.rows}
+    merged = next(v for name, v in rows.items() if "merged by" in name)
+    vote = rows["recruit 3, greedy rule, weighted vote"]
+    relation = "loses to" if merged < vote else "does not lose to"
+    loads = study.loads
+    lines = [
+        f"chosen on validation: {study.chosen['rule']} rule, {study.chosen['aggregator']} vote",
+        f"coterie {beats} {study.best_single.name}: {facts['diff']:+.3f} [{low:+.3f}, {high:+.3f}]",
+        f"merging by {study.chosen['aggregating expert']} {relation} the weighted vote: "
+        f"{merged:.3f} against {vote:.3f}",
+        f"loads: {loads['actual']} (question by question {loads['naive']}, "
+        f"lower bound {loads['lower_bound']}); cost in {study.unit} a question",
+    ]
+    if study.left_out:
+        names = ", ".join(study.left_out)
+        lines.append(f"not installed, left out: {names} (`make smollm` installs it)")
+    return lines
+
+
+def show_experts(records: Records, pool: Pool, as_json: bool) -> None:
+    """Print each expert's mean score, cost and number of questions."""
+    facts = []
+    for j, name in enumerate(records.experts):
+        seen = records.observed[:, j]
+        facts.append(
+            {
+                "expert": name,
+                "questions": int(seen.sum()),
+                "accuracy": float(np.mean(records.quality[seen, j])) if seen.any() else None,
+                "cost": float(np.nanmean(records.cost[seen, j])) if seen.any() else None,
+            }
+        )
+    if as_json:
+        print(json.dumps(facts, indent=1))
+        return
+    table = Table("expert", "questions", "accuracy", f"cost a question ({pool.unit})")
+    for fact in facts:
+        shown = ["-" if v is None else f"{v:.4g}" for v in (fact["accuracy"], fact["cost"])]
+        table.add_row(str(fact["expert"]), str(fact["questions"]), *shown)
+    Console().print(table)

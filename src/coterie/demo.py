@@ -1,0 +1,382 @@
+"""The main job on the embedded pool: Symbolic-MoE, stages A to E, judged on held-out questions.
+
+Everything that is chosen (rule, aggregator, best single, best trio, aggregating expert) is chosen
+on the validation questions, with cross-fitted estimates; the test questions are only answered.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from coterie import evaluation
+from coterie.aggregator_benchmark import aggregator_accuracy
+from coterie.aggregators import Aggregator, ByExpert, Majority, Weighted
+from coterie.answers import extractor
+from coterie.compositions import Composition, recruit
+from coterie.config import EMBEDDED, read_config
+from coterie.drivers.batch import Progress, Result, answer_all, distinct_loads, naive_loads
+from coterie.evaluation import Row
+from coterie.experts.base import Expert
+from coterie.experts.recorded import RecordedExpert
+from coterie.files import replace_file
+from coterie.policies import RULES, Recruit, Utility, distinct_experts
+from coterie.pool import Pool
+from coterie.profiling import profile_pool
+from coterie.questions import Questions, read_questions
+from coterie.records import Records
+from coterie.routers.base import Router
+from coterie.routers.linear import Linear
+from coterie.routers.neighbors import KNN
+from coterie.routers.skills import Skills
+from coterie.runs import answer_row
+from coterie.types import Answer, Call, Completion, Decision
+
+K = 3  # experts per question (paper)
+FOLDS = 5
+BENCHMARK = 160  # validation questions in the aggregator benchmark
+TEMPLATE = "{question}\n{answers}\nBest answer?"  # what the larger generalist was trained on
+
+
+class Console(Protocol):
+    """Where progress goes: a named phase of so many calls, and lines of text."""
+
+    def phase(self, name: str, calls: int) -> AbstractContextManager[Callable[[Progress], None]]:
+        """A context that gives the progress callback of one phase."""
+
+    def say(self, text: str) -> None:
+        """One line for the reader."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a demo found: rows of the table in order, and what the report draws.
+
+    ``validation`` and ``test`` are complete records of every expert that answered all questions.
+    """
+
+    rows: tuple[Row, ...]
+    headline: Row
+    best_single: Row
+    validation: Records
+    test: Records
+    answers: tuple[Answer, ...]
+    chosen: Mapping[str, Any]
+    aggregators: Mapping[str, float]
+    selection: Mapping[str, float]
+    loads: Mapping[str, int]
+    unique: Mapping[str, float]
+    seconds: Mapping[str, float]
+    parameters: Mapping[str, int]
+    left_out: tuple[str, ...]
+    unit: str
+    extract: str
+
+
+class _Merging(Expert):
+    """Answers from records, but aggregates for real: an aggregator judged at little cost."""
+
+    def __init__(self, recorded: RecordedExpert, real: Expert) -> None:
+        self.recorded, self.real = recorded, real
+        self.name, self.price = real.name, real.price
+        self.slots = real.slots
+
+    @property
+    def size(self) -> int:
+        return self.real.size
+
+    async def complete(self, call: Call) -> Completion:
+        source = self.real if call.purpose == "aggregate" else self.recorded
+        return await source.complete(call)
+
+    async def load(self) -> None:
+        await self.real.load()
+
+    async def unload(self) -> None:
+        await self.real.unload()
+
+
+async def run_demo(console: Console, limit: int | None = None) -> Study:
+    """Profile, fit, choose, answer and judge; ``limit`` cuts both question sets."""
+    config = read_config("embedded")
+    pool = config.pool()
+    try:
+        return await _Demo(pool, tuple(config.left_out()), console, limit).run()
+    finally:
+        await pool.close()
+
+
+class _Demo:
+    """One run, step by step."""
+
+    def __init__(
+        self, pool: Pool, left_out: tuple[str, ...], console: Console, limit: int | None
+    ) -> None:
+        self.pool, self.left_out, self.console = pool, left_out, console
+        self.extract = pool.extractor
+        folder = EMBEDDED.parent / "questions"
+        self.questions = {
+            split: _first(read_questions(folder / f"{split}.jsonl"), limit)
+            for split in ("validation", "test")
+        }
+        self.seconds: dict[str, float] = {}
+
+    async def run(self) -> Study:
+        profiled = await self._profile("validation", list(self.pool.experts))
+        validation = evaluation.complete(profiled)
+        router = Skills().fit(profiled)
+        accuracy = await self._benchmark(validation)
+        merger = max(accuracy, key=lambda name: accuracy[name])
+        selection = await self._select(validation, merger)
+        rule, aggregator = self._decode(max(selection, key=lambda key: selection[key]), merger)
+        result = await self._answer(router, validation, rule, aggregator)
+        test = await self._profile("test", list(validation.experts))
+        headline = evaluation.answers_row("coterie", result.answers, test, self.extract)
+        rows = await self._rows(validation, test, router, merger, headline)
+        return Study(
+            rows=tuple(rows),
+            headline=headline,
+            best_single=evaluation.best_single_row(validation, test),
+            validation=validation,
+            test=test,
+            answers=result.answers,
+            chosen={"rule": rule, "aggregator": _name(aggregator), "aggregating expert": merger},
+            aggregators=accuracy,
+            selection=selection,
+            loads={
+                "actual": result.progress.loads,
+                "naive": naive_loads(result.answers, self.pool.experts),
+                "lower_bound": distinct_loads(result.answers, self.pool.experts),
+            },
+            unique=self._unique(router, validation),
+            seconds=self.seconds,
+            parameters=self.pool.parameters,
+            left_out=self.left_out,
+            unit=self.pool.unit,
+            extract=self.pool.extract,
+        )
+
+    async def _profile(self, split: str, experts: list[str]) -> Records:
+        """Stage B's calls on validation; on test the table that judges every baseline."""
+        questions = self.questions[split]
+        calls = sum(min(self.pool.samples.get(e, 10**9), len(questions)) for e in experts)
+        start = time.perf_counter()
+        with self.console.phase(f"every expert on {split}", calls) as report:
+            records = await profile_pool(self.pool, questions, experts=experts, report=report)
+        self.seconds[f"profile {split}"] = time.perf_counter() - start
+        return records
+
+    async def _benchmark(self, validation: Records) -> dict[str, float]:
+        """Stage E: accuracy of every complete expert as aggregator."""
+        pool = dataclasses.replace(
+            self.pool, experts={e: self.pool.experts[e] for e in validation.experts}
+        )
+        part = validation.take(range(min(BENCHMARK, len(validation))))
+        start = time.perf_counter()
+        with self.console.phase("choosing an aggregator", len(part) * len(pool.experts)) as report:
+            accuracy = await aggregator_accuracy(pool, part, self._merge_by(""), report=report)
+        self.seconds["aggregator benchmark"] = time.perf_counter() - start
+        return accuracy
+
+    def _merge_by(self, expert: str) -> ByExpert:
+        return ByExpert(expert, self.extract, TEMPLATE, brief=True)
+
+    async def _select(self, validation: Records, merger: str) -> dict[str, float]:
+        """Validation accuracy of every rule and vote, and of the aggregating expert."""
+        scores: dict[str, float] = {}
+        crossed = {rule: cross_fitted(Skills, validation, rule) for rule in RULES}
+        for rule in RULES:
+            for aggregator in (Weighted(self.extract), Majority(self.extract)):
+                vote = composed(aggregator)
+                row = evaluation.replay_row("", crossed[rule], vote, validation, self.extract)
+                scores[f"{rule}/{_name(aggregator)}"] = float(row.scores.mean())
+        row = await self._merged(validation, crossed["greedy"], merger, "validation")
+        scores["greedy/expert"] = float(row.scores.mean())
+        return scores
+
+    def _decode(self, key: str, merger: str) -> tuple[str, Aggregator]:
+        rule, name = key.split("/")
+        known: dict[str, Aggregator] = {
+            "weighted": Weighted(self.extract),
+            "majority": Majority(self.extract),
+            "expert": self._merge_by(merger),
+        }
+        return rule, known[name]
+
+    async def _merged(
+        self, records: Records, decisions: Sequence[Decision], merger: str, split: str
+    ) -> Row:
+        """Recorded answers of the recruited, merged by a real call to the aggregating expert."""
+        recorded = {e: RecordedExpert.from_records(records, e) for e in records.experts}
+        real = self.pool.experts[merger]
+        experts: dict[str, Expert] = {**recorded, merger: _Merging(recorded[merger], real)}
+        calls = len(records) * (K + 1)
+        with self.console.phase(f"aggregator on {split}", calls) as report:
+            result = await answer_all(
+                self.pool.prepare(records.queries),
+                decisions,
+                composed(self._merge_by(merger)),
+                experts,
+                report=report,
+            )
+        name = f"recruit 3, merged by {merger}"
+        return evaluation.answers_row(name, result.answers, records, self.extract)
+
+    async def _answer(
+        self, router: Router, validation: Records, rule: str, aggregator: Aggregator
+    ) -> Result:
+        """The main job: the test questions through the batch driver, grouped by expert."""
+        queries = self.pool.prepare(self.questions["test"].queries)
+        policy = trimmed_policy(router, validation, rule)
+        start = time.perf_counter()
+        decisions = policy.decide(queries, router.predict(queries))
+        self.seconds["recruit"] = time.perf_counter() - start
+        start = time.perf_counter()
+        with self.console.phase("coterie answers test", K * len(queries)) as report:
+            result = await answer_all(
+                queries,
+                decisions,
+                composed(aggregator),
+                self.pool.experts,
+                capacity=self.pool.capacity,
+                report=report,
+            )
+        self.seconds["answer"] = time.perf_counter() - start
+        return result
+
+    async def _rows(
+        self, validation: Records, test: Records, router: Router, merger: str, headline: Row
+    ) -> list[Row]:
+        """The table, from the floor to the ceiling."""
+        weighted = composed(Weighted(self.extract))
+        replayed = functools.partial(evaluation.replay_row, records=test, extract=self.extract)
+        trio = evaluation.static_vote(validation, K, Weighted(self.extract))
+        by_category = evaluation.category_decisions(validation, test, K)
+        rows = [
+            evaluation.random_row(test),
+            evaluation.confidence_row(test),
+            evaluation.best_single_row(validation, test),
+            replayed("static best-3 vote", [trio] * len(test), weighted, reads="nothing"),
+            evaluation.category_row(validation, test),
+            replayed("per-category best-3 vote", by_category, weighted, reads="category"),
+        ]
+        for other in (router, KNN().fit(validation), Linear().fit(validation)):
+            estimates = other.predict(test.queries)
+            top = Utility().decide(test.queries, estimates)
+            rows.append(
+                evaluation.column_row(
+                    f"{other.name} router, top 1",
+                    test,
+                    np.array([test.experts.index(d.experts[0]) for d in top]),
+                    "text",
+                )
+            )
+        for rule in RULES:
+            for aggregator in (Weighted(self.extract), Majority(self.extract)):
+                decisions = self._recruited(router, validation, test, rule)
+                name = f"recruit 3, {rule} rule, {_name(aggregator)} vote"
+                rows.append(replayed(name, decisions, composed(aggregator)))
+        greedy = self._recruited(router, validation, test, "greedy")
+        rows.append(await self._merged(test, greedy, merger, "test"))
+        return [*rows, headline, evaluation.oracle_row(test)]
+
+    def _recruited(
+        self, router: Router, validation: Records, test: Records, rule: str
+    ) -> list[Decision]:
+        policy = trimmed_policy(router, validation, rule)
+        return policy.decide(test.queries, router.predict(test.queries))
+
+    def _unique(self, router: Router, validation: Records) -> dict[str, float]:
+        """Mean number of different experts a question under every rule, on validation."""
+        estimates = router.predict(validation.queries)
+        return {
+            rule: distinct_experts(Recruit(K, rule).decide(validation.queries, estimates))
+            for rule in RULES
+        }
+
+
+def composed(aggregator: Aggregator) -> Composition:
+    """Recruit-and-aggregate with this aggregator."""
+    return functools.partial(recruit, aggregator=aggregator)
+
+
+def trimmed_policy(router: Router, records: Records, rule: str) -> Recruit:
+    """Recruit K experts by ``rule``, without those under 5 % of recruitments on ``records``."""
+    return Recruit(K, rule).trimmed(records.queries, router.predict(records.queries))
+
+
+def cross_fitted(make: Callable[[], Router], records: Records, rule: str) -> list[Decision]:
+    """Decisions on the records' own queries, each by a router that did not see its fold."""
+    decisions: dict[int, Decision] = {}
+    for rows in records.folds(FOLDS):
+        rest = np.setdiff1d(np.arange(len(records)), rows)
+        training = records.take(rest)
+        router = make().fit(training)
+        queries = [records.queries[i] for i in rows]
+        chosen = trimmed_policy(router, training, rule).decide(queries, router.predict(queries))
+        decisions |= dict(zip(rows.tolist(), chosen, strict=True))
+    return [decisions[i] for i in range(len(records))]
+
+
+def _first(questions: Questions, limit: int | None) -> Questions:
+    return questions if limit is None else questions.take(range(min(limit, len(questions))))
+
+
+def _name(aggregator: Aggregator) -> str:
+    names = {Weighted: "weighted", Majority: "majority", ByExpert: "expert"}
+    return names[type(aggregator)]
+
+
+def summary(study: Study) -> dict[str, Any]:
+    """What ``summary.json`` holds."""
+    by_name = {row.name: float(row.scores.mean()) for row in study.rows}
+    best = study.best_single
+    against = study.headline.summary(best)["vs_best_single"]
+    return {
+        "schema": 1,
+        "questions": len(study.test),
+        "accuracy": {
+            "random": by_name["random"],
+            "best_single": float(best.scores.mean()),
+            "static_best_k": by_name["static best-3 vote"],
+            "per_category": by_name["per-category table"],
+            "coterie": float(study.headline.scores.mean()),
+            "oracle": by_name["oracle"],
+        },
+        "ci": against["ci"],
+        "difference": against["diff"],
+        "loads": dict(study.loads),
+        "seconds": round(sum(study.seconds.values()), 1),
+        "phases": {name: round(value, 2) for name, value in study.seconds.items()},
+        "chosen_on_validation": dict(study.chosen),
+        "validation_accuracy": dict(study.selection),
+        "aggregator_benchmark": dict(study.aggregators),
+        "distinct_experts": dict(study.unique),
+        "left_out": list(study.left_out),
+        "cost_unit": study.unit,
+        "panel": [row.summary(best) for row in study.rows],
+    }
+
+
+def write_demo(study: Study, folder: Path) -> None:
+    """Write ``report.html``, ``answers.jsonl`` and ``summary.json``, each in one piece."""
+    from coterie.report import render
+
+    facts, extract = summary(study), extractor(study.extract)
+    rows = zip(study.answers, study.test.references, study.test.categories, strict=True)
+    lines = [
+        json.dumps({**answer_row(a, extract), "reference": r, "category": c}, ensure_ascii=False)
+        for a, r, c in rows
+    ]
+    replace_file(folder / "answers.jsonl", "\n".join(lines) + "\n")
+    replace_file(folder / "summary.json", json.dumps(facts, indent=1) + "\n")
+    replace_file(folder / "report.html", render(study))

@@ -1,0 +1,170 @@
+"""Judging: what each way of answering scores, costs, and gains over the best single expert.
+
+A row is one way of answering (a router's top choice, a vote, the oracle) with its score, cost and
+calls on every query. Everything here is computed from records by the replay driver or by plain
+indexing; what needs live calls is measured by the caller and enters as a row like the others.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from coterie.aggregators import Aggregator
+from coterie.answers import Extractor, score
+from coterie.compositions import Composition
+from coterie.drivers.replay import replay
+from coterie.metrics import bootstrap_mean, paired_difference
+from coterie.records import Records
+from coterie.types import Answer, Decision, FloatArray
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way of answering: scores and costs per query (arrays of that length), and its reading.
+
+    ``reads`` says what a decision is made from: nothing, the question's text, a given category,
+    every expert's answer, or the reference itself.
+    """
+
+    name: str
+    reads: str
+    scores: FloatArray
+    costs: FloatArray
+    calls: float
+
+    def summary(self, baseline: Row) -> dict[str, Any]:
+        """Accuracy, cost and calls a query, with intervals, against ``baseline``."""
+        accuracy = bootstrap_mean(self.scores)
+        difference = paired_difference(self.scores, baseline.scores)
+        return {
+            "name": self.name,
+            "reads": self.reads,
+            "accuracy": accuracy.value,
+            "ci": [accuracy.low, accuracy.high],
+            "cost": float(self.costs.mean()),
+            "calls": self.calls,
+            "vs_best_single": {"diff": difference.value, "ci": [difference.low, difference.high]},
+        }
+
+
+def answers_row(
+    name: str, answers: Sequence[Answer], records: Records, extract: Extractor, reads: str = "text"
+) -> Row:
+    """The row of answers to the records' queries, in their order; a failed answer scores 0."""
+    scores, costs, calls = [], [], []
+    for answer, reference in zip(answers, records.references, strict=True):
+        completion = answer.completion
+        right = 0.0 if reference is None else score(completion.text, reference, extract)
+        scores.append(0.0 if completion.failed else right)
+        costs.append(answer.cost)
+        calls.append(len(answer.trace))
+    return Row(name, reads, np.array(scores), np.array(costs), float(np.mean(calls)))
+
+
+def replay_row(
+    name: str,
+    decisions: Sequence[Decision],
+    composition: Composition,
+    records: Records,
+    extract: Extractor,
+    reads: str = "text",
+) -> Row:
+    """The row of a composition replayed from the records."""
+    answers = replay(records.queries, decisions, composition, records)
+    return answers_row(name, answers, records, extract, reads)
+
+
+def complete(records: Records, share: float = 0.99) -> Records:
+    """The records of experts observed on at least ``share`` of the queries, and only full rows."""
+    seen = records.observed.mean(axis=0)
+    kept = [e for e, s in zip(records.experts, seen, strict=True) if s >= share]
+    chosen = records.select(kept)
+    return chosen.take(np.flatnonzero(chosen.observed.all(axis=1)))
+
+
+def random_row(records: Records) -> Row:
+    """Any expert with equal probability, in expectation."""
+    return Row("random", "nothing", records.quality.mean(1), records.cost.mean(1), 1.0)
+
+
+def column_row(name: str, records: Records, columns: FloatArray, reads: str) -> Row:
+    """One chosen expert a query; ``columns`` are expert numbers."""
+    at = np.arange(len(records)), np.asarray(columns, dtype=np.intp)
+    return Row(name, reads, records.quality[at], records.cost[at], 1.0)
+
+
+def best_single_row(training: Records, records: Records) -> Row:
+    """The expert with the highest mean score in training, for every query."""
+    best = int(np.nanmean(training.quality, axis=0).argmax())
+    columns = np.full(len(records), best)
+    return column_row(f"best single ({records.experts[best]})", records, columns, "nothing")
+
+
+def category_experts(training: Records, top: int = 1) -> dict[str | None, list[int]]:
+    """The ``top`` experts of each category by mean training score."""
+    table = {}
+    for category in dict.fromkeys(training.categories):
+        rows = [i for i, c in enumerate(training.categories) if c == category]
+        means = np.nanmean(training.quality[rows], axis=0)
+        table[category] = [int(j) for j in np.argsort(-means, kind="stable")[:top]]
+    return table
+
+
+def category_row(training: Records, records: Records) -> Row:
+    """The best expert of the query's given category."""
+    table = category_experts(training)
+    columns = np.array([table[c][0] for c in records.categories])
+    return column_row("per-category table", records, columns, "category")
+
+
+def category_decisions(training: Records, records: Records, top: int) -> list[Decision]:
+    """The ``top`` experts of the query's given category, weighted by their training score there."""
+    table = category_experts(training, top)
+    decisions = []
+    for category in records.categories:
+        rows = [i for i, c in enumerate(training.categories) if c == category]
+        means = np.nanmean(training.quality[rows], axis=0)
+        chosen = table[category]
+        names = tuple(training.experts[j] for j in chosen)
+        decisions.append(Decision("recruit", names, tuple(float(means[j]) for j in chosen)))
+    return decisions
+
+
+def static_vote(training: Records, k: int, aggregator: Aggregator) -> Decision:
+    """The k experts whose vote scores highest in training: every subset is tried."""
+    means = np.nanmean(training.quality, axis=0)
+    order = np.argsort(-means, kind="stable")
+    cells = [[training.completion(i, e) for e in training.experts] for i in range(len(training))]
+    column = {name: j for j, name in enumerate(training.experts)}
+
+    def accuracy(subset: tuple[int, ...]) -> float:
+        weights = [float(means[j]) for j in subset]
+        total = 0.0
+        for i, query in enumerate(training.queries):
+            voices = [c for j in subset if (c := cells[i][j]) is not None]
+            winner = aggregator(query, voices, weights, 0)
+            total += training.quality[i, column[winner.expert]]
+        return total / len(training)
+
+    best = max(itertools.combinations(order.tolist(), k), key=accuracy)
+    names = tuple(training.experts[j] for j in best)
+    return Decision("recruit", names, tuple(float(means[j]) for j in best))
+
+
+def confidence_row(records: Records) -> Row:
+    """Every expert is asked; the one with the highest mean token log probability is believed."""
+    surest = np.nan_to_num(records.logprob, nan=-np.inf).argmax(axis=1)
+    row = column_row("highest self-confidence", records, surest, "every answer")
+    return Row(row.name, row.reads, row.scores, records.cost.sum(1), float(len(records.experts)))
+
+
+def oracle_row(records: Records) -> Row:
+    """Right where any expert is right, at the cost of the cheapest of the best."""
+    best = records.quality == records.quality.max(axis=1, keepdims=True)
+    columns = np.where(best, records.cost, np.inf).argmin(axis=1)
+    return column_row("oracle", records, columns, "the reference")

@@ -1,0 +1,8 @@
+"""x"""
+
+from coterie.demo import Study
+
+
+def render(study: Study) -> str:
+    """X"""
+    return "x"
