@@ -29,8 +29,8 @@ def benchmark(records: Records, aggregator: ByExpert, seed: Seed = 0) -> Questio
     for row, query in enumerate(records.queries):
         generator = np.random.default_rng(derive_seed(seed, "aggregation", query.id))
         texts, scores = records.texts[row], records.quality[row]
-        right = [t for t, s in zip(texts, scores, strict=True) if t is not None and s == 1]
-        wrong = [t for t, s in zip(texts, scores, strict=True) if t is not None and s < 1]
+        right = [t for t, s in zip(texts, scores, strict=True) if t and s == 1]
+        wrong = [t for t, s in zip(texts, scores, strict=True) if t and s < 1]
         chosen = [str(generator.choice(right)) if right else ""]
         chosen += list(generator.choice(wrong, 2, replace=False)) if len(wrong) > 1 else ["", ""]
         generator.shuffle(chosen)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from coterie.answers import Extractor, normalise, whole
+from coterie.errors import InputError
 from coterie.types import Call, Completion, Query, Seed
 
 
@@ -78,6 +79,10 @@ class Weighted:
     extract: Extractor = whole
     choices: int = 10
 
+    def __post_init__(self) -> None:
+        if self.choices < 2:
+            raise InputError(f"expected at least 2, got {self.choices!r}", field="choices")
+
     def __call__(
         self, query: Query, completions: Sequence[Completion], weights: Sequence[float], seed: Seed
     ) -> Completion:
@@ -101,14 +106,22 @@ Weigh them critically and give one accurate answer of your own."""
 class ByExpert:
     """An expert reads the question and the answers (without names) and writes its own.
 
-    ``template`` has the fields ``{question}`` and ``{answers}``. ``brief`` shows only the extracted
-    answers; otherwise the whole text after a closing ``</think>`` (Symbolic-MoE, stage E).
+    ``template`` has the fields ``{question}`` and ``{answers}``; other braces in it are doubled.
+    Shown is the text after a closing ``</think>`` (Symbolic-MoE, stage E), with ``brief`` only the
+    answer extracted from it.
     """
 
     expert: str
     extract: Extractor = whole
     template: str = TEMPLATE
     brief: bool = False
+
+    def __post_init__(self) -> None:
+        try:
+            self.template.format(question="", answers="")
+        except (LookupError, ValueError, AttributeError) as error:
+            message = f"expected {{question}} and {{answers}}, other braces doubled ({error!r})"
+            raise InputError(message, field="template") from None
 
     def __call__(
         self, query: Query, completions: Sequence[Completion], weights: Sequence[float], seed: Seed
@@ -123,6 +136,7 @@ class ByExpert:
 
     def prompt(self, question: str, texts: Sequence[str]) -> str:
         """The aggregation prompt for these candidate texts."""
-        shown = [self.extract(t) if self.brief else t.rsplit("</think>", 1)[-1] for t in texts]
+        said = [text.rsplit("</think>", 1)[-1] for text in texts]
+        shown = [self.extract(text) if self.brief else text for text in said]
         answers = "\n".join(f"Model {i}: {text.strip()}" for i, text in enumerate(shown, start=1))
         return self.template.format(question=question, answers=answers)

@@ -82,7 +82,7 @@ def normalise(answer: str) -> str:
     >>> normalise(" 936  Inches. ") == normalise("936 inches")
     True
     """
-    return " ".join(answer.casefold().split()).removesuffix(".")
+    return " ".join(answer.casefold().split()).removesuffix(".").rstrip()
 
 
 def score(text: str, reference: str, extract: Extractor) -> float:

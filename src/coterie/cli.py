@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import os
 import sys
 import traceback
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from coterie.routers.base import Router
 
 T = TypeVar("T")
+INTERRUPTED = 130  # exit code after Ctrl-C
 
 app = typer.Typer(
     name="coterie",
@@ -235,7 +238,7 @@ def answer(
     fitted = _router_of(config, router, kind)
     asked = read_questions(questions)
     policy, composition = config.policy(), config.composition(made)
-    kept: Path | str = journal or (":memory:" if output == "-" else Path(f"{output}.journal"))
+    kept = journal or _journal_of(output, questions)
     console = RichConsole()
 
     async def job() -> Any:
@@ -255,7 +258,17 @@ def answer(
         print(lines, end="")
     else:
         replace_file(output, lines)
-    _finish(result, output, console)
+    _finish(result, output, kept, console)
+
+
+def _journal_of(output: str, questions: str) -> Path | str:
+    """Beside the output; in memory where the output is no file that stays."""
+    path = Path(output)
+    if output == "-" or (path.exists() and not path.is_file()):
+        return ":memory:"
+    if questions != "-" and path.resolve() == Path(questions).resolve():
+        raise CoterieError(f"{output} holds the questions; choose another --output")
+    return Path(f"{output}.journal")
 
 
 async def _annotated(
@@ -265,12 +278,18 @@ async def _annotated(
     from dataclasses import replace
 
     from coterie.profiling import annotate_queries
+    from coterie.runs import fingerprint
     from coterie.store import Journal
 
     if annotator is None:
         return asked
     path = kept if kept == ":memory:" else f"{kept}-skills"
-    header = {"annotator": annotator, "pool": pool.fingerprint(), "seed": str(seed)}
+    header = {
+        "annotator": annotator,
+        "questions": fingerprint(asked.queries),
+        "pool": pool.fingerprint(),
+        "seed": str(seed),
+    }
     with Journal(path, header) as skills, console.phase("skills", 5 * len(asked)) as report:
         queries = await annotate_queries(
             pool, asked.queries, annotator, seed=seed, journal=skills, report=report
@@ -278,7 +297,7 @@ async def _annotated(
     return replace(asked, queries=queries)
 
 
-def _finish(result: Any, output: str, console: Any) -> None:
+def _finish(result: Any, output: str, kept: Path | str, console: Any) -> None:
     """Say what was done; fail where questions were left without an answer."""
     done = result.progress
     failed = [a for a in result.answers if a.completion.failed]
@@ -288,10 +307,11 @@ def _finish(result: Any, output: str, console: Any) -> None:
         f"{done.loads} loads, cost {done.cost:.4g}{where}"
     )
     if failed:
+        again = "run the same command again to ask only these"
         raise CoterieError(
             f"{len(failed)} of {len(result.answers)} questions failed, the first "
             f"({failed[0].query_id}) with: {failed[0].completion.error}; "
-            "run the same command again to ask only these"
+            + ("with --journal a second run asks only these" if kept == ":memory:" else again)
         )
 
 
@@ -320,29 +340,39 @@ def _print(facts: dict[str, Any], as_json: bool, text: str) -> None:
 
 
 def _run(job: Coroutine[Any, Any, T]) -> T:
-    """Run to the end; of several failures side by side the first one of ours is raised."""
-    try:
-        return asyncio.run(job)
-    except* CoterieError as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        raise error from None
+    return asyncio.run(job)
 
 
 def main() -> None:
     """Entry point: errors of ours are one line on stderr and exit code 1, without a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # JSON is UTF-8, whatever the terminal's language
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # a full disk shows here, while it can still be told
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            _fail("interrupted; what was journaled is kept, run it again to go on", INTERRUPTED)
+        raise
     except CoterieError as error:
         _fail(f"error: {error}", 1)
-    except KeyboardInterrupt:
-        _fail("interrupted; what was journaled is kept, run the same command to go on", 130)
     except BrokenPipeError:
+        _drop_output()
         sys.exit(1)
+    except OSError as error:
+        _drop_output()
+        _fail(f"error: {error}", 1)
 
 
-def _fail(message: str, code: int) -> None:
+def _drop_output() -> None:
+    """Send what is still unwritten nowhere, or Python tries again on exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+
+
+def _fail(message: str, code: int) -> NoReturn:
     if _debug:
         traceback.print_exc()
     print(message, file=sys.stderr)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from coterie.aggregators import Aggregator, Majority, nothing_usable
+from coterie.answers import whole
 from coterie.skills import PROMPT, SAMPLES, consensus, parse_keywords
 from coterie.types import Call, Completion, Decision, Final, Flow, Query, Seed, derive_seed
 
@@ -52,13 +53,19 @@ def cascade(
     *,
     accept: Callable[[Completion], bool] = answered,
 ) -> Flow:
-    """Ask expert after expert until ``accept`` is content; the last one's word is final."""
+    """Ask expert after expert until ``accept`` is content; the last one's word is final.
+
+    Where the last one fails, the latest answer that was not accepted stands.
+    """
     *early, last = decision.experts
+    declined: list[Completion] = []
     for step, expert in enumerate(early):
         (completion,) = yield [ask(query, expert, seed, step)]
         if accept(completion):
             return completion
-    return Final(ask(query, last, seed, len(early)))
+        if not completion.failed:
+            declined.append(completion)
+    return Final(ask(query, last, seed, len(early)), fallbacks=tuple(declined[-1:]))
 
 
 def recruit(
@@ -66,8 +73,8 @@ def recruit(
 ) -> Flow:
     """Ask every recruited expert at once, then aggregate (Symbolic-MoE, stages D and E).
 
-    Without an aggregator the majority decides on whole texts; it also stands in where the
-    aggregating expert fails.
+    Without an aggregator the majority decides on whole texts. The majority also stands in where
+    the aggregating expert fails, on what the aggregator's ``extract`` finds if it has one.
     """
     calls = [ask(query, expert, seed, 0, i) for i, expert in enumerate(decision.experts)]
     completions = yield calls
@@ -75,7 +82,8 @@ def recruit(
     outcome = merge(query, completions, decision.weights, derive_seed(seed, 1, 0))
     if isinstance(outcome, Completion):
         return outcome
-    vote = Majority()(query, completions, decision.weights, seed)
+    majority = Majority(getattr(merge, "extract", whole))
+    vote = majority(query, completions, decision.weights, seed)
     return Final(outcome, fallbacks=(vote,))
 
 

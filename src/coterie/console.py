@@ -40,7 +40,7 @@ class RichConsole:
             TimeRemainingColumn(),
             TextColumn("{task.fields[loads]} loads, cost {task.fields[cost]:.3g}"),
         )
-        with Bars(*columns, console=self.stderr) as bars:
+        with Bars(*columns, console=self.stderr, disable=not self.stderr.is_terminal) as bars:
             task = bars.add_task(name, total=calls, loads=0, cost=0.0)
 
             def report(progress: Progress) -> None:
@@ -96,6 +96,8 @@ def verdict(study: Study) -> list[str]:
         f"loads: {loads['actual']} (question by question {loads['naive']}, "
         f"lower bound {loads['lower_bound']}); cost in {study.unit} a question",
     ]
+    for name, (accuracy, count) in study.sampled.items():
+        lines.append(f"{name} was asked only {count} validation questions: {accuracy:.3f} right")
     if study.left_out:
         names = ", ".join(study.left_out)
         lines.append(f"not installed, left out: {names} (`make smollm` installs it)")

@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -61,7 +61,8 @@ class Console(Protocol):
 class Study:
     """What a demo found: rows of the table in order, and what the report draws.
 
-    ``validation`` and ``test`` are complete records of every expert that answered all questions.
+    ``validation`` and ``test`` are complete records of every expert that answered all questions;
+    ``sampled`` holds accuracy and number of questions of the experts that answered only some.
     """
 
     rows: tuple[Row, ...]
@@ -80,6 +81,7 @@ class Study:
     left_out: tuple[str, ...]
     unit: str
     extract: str
+    sampled: Mapping[str, tuple[float, int]] = field(default_factory=dict)
 
 
 class _Merging(Expert):
@@ -134,6 +136,7 @@ class _Demo:
         profiled = await self._profile("validation", list(self.pool.experts))
         validation = evaluation.complete(profiled)
         router = Skills().fit(profiled)
+        judged = Skills().fit(validation)
         accuracy = await self._benchmark(validation)
         merger = max(accuracy, key=lambda name: accuracy[name])
         selection = await self._select(validation, merger)
@@ -141,7 +144,7 @@ class _Demo:
         result = await self._answer(router, validation, rule, aggregator)
         test = await self._profile("test", list(validation.experts))
         headline = evaluation.answers_row("coterie", result.answers, test, self.extract)
-        rows = await self._rows(validation, test, router, merger, headline)
+        rows = await self._rows(validation, test, judged, merger, headline)
         return Study(
             rows=tuple(rows),
             headline=headline,
@@ -157,12 +160,13 @@ class _Demo:
                 "naive": naive_loads(result.answers, self.pool.experts),
                 "lower_bound": distinct_loads(result.answers, self.pool.experts),
             },
-            unique=self._unique(router, validation),
+            unique=self._unique(judged, validation),
             seconds=self.seconds,
             parameters=self.pool.parameters,
             left_out=self.left_out,
             unit=self.pool.unit,
             extract=self.pool.extract,
+            sampled=sampled_experts(profiled, validation),
         )
 
     async def _profile(self, split: str, experts: list[str]) -> Records:
@@ -304,6 +308,16 @@ class _Demo:
         }
 
 
+def sampled_experts(profiled: Records, complete: Records) -> dict[str, tuple[float, int]]:
+    """Accuracy and number of questions of the experts that are not in the complete records."""
+    seen = {e: profiled.quality[profiled.observed[:, j], j] for j, e in enumerate(profiled.experts)}
+    return {
+        e: (float(scores.mean()) if len(scores) else 0.0, len(scores))
+        for e, scores in seen.items()
+        if e not in complete.experts
+    }
+
+
 def composed(aggregator: Aggregator) -> Composition:
     """Recruit-and-aggregate with this aggregator."""
     return functools.partial(recruit, aggregator=aggregator)
@@ -362,6 +376,7 @@ def summary(study: Study) -> dict[str, Any]:
         "aggregator_benchmark": dict(study.aggregators),
         "distinct_experts": dict(study.unique),
         "left_out": list(study.left_out),
+        "sampled": {e: {"accuracy": a, "questions": n} for e, (a, n) in study.sampled.items()},
         "cost_unit": study.unit,
         "panel": [row.summary(best) for row in study.rows],
     }

@@ -19,7 +19,9 @@ from coterie.answers import Extractor, score
 from coterie.compositions import Composition
 from coterie.drivers.replay import replay
 from coterie.metrics import bootstrap_mean, paired_difference
+from coterie.errors import InputError
 from coterie.records import Records
+from coterie.routers.base import mean_or
 from coterie.types import Answer, Decision, FloatArray
 
 
@@ -80,11 +82,18 @@ def replay_row(
 
 
 def complete(records: Records, share: float = 0.99) -> Records:
-    """The records of experts observed on at least ``share`` of the queries, and only full rows."""
-    seen = records.observed.mean(axis=0)
-    kept = [e for e, s in zip(records.experts, seen, strict=True) if s >= share]
+    """The records of experts observed on at least ``share`` of the queries, and only full rows.
+
+    Raises InputError where nothing is left.
+    """
+    seen = records.observed.sum(axis=0)
+    kept = [e for e, s in zip(records.experts, seen, strict=True) if 0 < s >= share * len(records)]
     chosen = records.select(kept)
-    return chosen.take(np.flatnonzero(chosen.observed.all(axis=1)))
+    rows = np.flatnonzero(chosen.observed.all(axis=1))
+    if not kept or not len(rows):
+        message = f"no query was answered by every expert seen on {share:.0%} of the queries"
+        raise InputError(message)
+    return chosen.take(rows)
 
 
 def random_row(records: Records) -> Row:
@@ -100,37 +109,37 @@ def column_row(name: str, records: Records, columns: FloatArray, reads: str) -> 
 
 def best_single_row(training: Records, records: Records) -> Row:
     """The expert with the highest mean score in training, for every query."""
-    best = int(np.nanmean(training.quality, axis=0).argmax())
+    best = int(mean_or(training.select(records.experts).quality, 0.0).argmax())
     columns = np.full(len(records), best)
     return column_row(f"best single ({records.experts[best]})", records, columns, "nothing")
 
 
-def category_experts(training: Records, top: int = 1) -> dict[str | None, list[int]]:
-    """The ``top`` experts of each category by mean training score."""
+def category_means(training: Records, records: Records) -> list[FloatArray]:
+    """For each query the mean training scores of ``records.experts`` in its given category.
+
+    Overall means where training knows nothing of the category, or of an expert in it.
+    """
+    quality = training.select(records.experts).quality
+    overall = mean_or(quality, 0.0)
     table = {}
-    for category in dict.fromkeys(training.categories):
+    for category in dict.fromkeys(records.categories):
         rows = [i for i, c in enumerate(training.categories) if c == category]
-        means = np.nanmean(training.quality[rows], axis=0)
-        table[category] = [int(j) for j in np.argsort(-means, kind="stable")[:top]]
-    return table
+        table[category] = mean_or(quality[rows], overall)
+    return [table[c] for c in records.categories]
 
 
 def category_row(training: Records, records: Records) -> Row:
     """The best expert of the query's given category."""
-    table = category_experts(training)
-    columns = np.array([table[c][0] for c in records.categories])
+    columns = np.array([means.argmax() for means in category_means(training, records)])
     return column_row("per-category table", records, columns, "category")
 
 
 def category_decisions(training: Records, records: Records, top: int) -> list[Decision]:
     """The ``top`` experts of the query's given category, weighted by their training score there."""
-    table = category_experts(training, top)
     decisions = []
-    for category in records.categories:
-        rows = [i for i, c in enumerate(training.categories) if c == category]
-        means = np.nanmean(training.quality[rows], axis=0)
-        chosen = table[category]
-        names = tuple(training.experts[j] for j in chosen)
+    for means in category_means(training, records):
+        chosen = np.argsort(-means, kind="stable")[:top]
+        names = tuple(records.experts[j] for j in chosen)
         decisions.append(Decision("recruit", names, tuple(float(means[j]) for j in chosen)))
     return decisions
 

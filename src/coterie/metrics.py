@@ -35,7 +35,7 @@ def paired_difference(scores: FloatArray, baseline: FloatArray, seed: int = 0) -
 
 
 def _resampled_means(scores: FloatArray, seed: int) -> FloatArray:
-    """Means of 10,000 resamples, drawn as multinomial counts in blocks of bounded memory."""
+    """Means of 10,000 resamples, drawn in blocks of bounded memory."""
     generator = np.random.default_rng(seed)
     n = len(scores)
     blocks = []

@@ -42,7 +42,8 @@ def load(kind: str, name: str, *, allow_import: bool = False) -> Any:
     hint = (
         f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(registered))}"
     )
-    raise PluginError(f"no {kind.removesuffix('s')} called {name!r}{hint}")
+    one = kind.removesuffix("ies") + "y" if kind.endswith("ies") else kind.removesuffix("s")
+    raise PluginError(f"no {one} called {name!r}{hint}")
 
 
 def _registered(kind: str) -> dict[str, EntryPoint]:
@@ -61,6 +62,8 @@ def _import(name: str) -> Any:
         if error.name and module_name.startswith(error.name):
             raise PluginError(f"{name!r}: there is no module {error.name!r}") from None
         raise
+    except (TypeError, ValueError):  # an empty or relative module name
+        raise PluginError(f"{name!r}: expected module:Attr, for example my_module:Mine") from None
     try:
         return getattr(module, attribute)
     except AttributeError:

@@ -38,6 +38,11 @@ class Utility:
     willingness_to_pay: float = float("inf")
     composition: str = "single"
 
+    def __post_init__(self) -> None:
+        if not self.willingness_to_pay >= 0:
+            message = f"expected at least 0, got {self.willingness_to_pay!r}"
+            raise InputError(message, field="willingness_to_pay")
+
     def decide(self, queries: Sequence[Query], estimates: Estimates) -> list[Decision]:
         """Experts in order of utility."""
         utility, tie = estimates.quality, estimates.cost
@@ -96,8 +101,12 @@ class Recruit:
     def __post_init__(self) -> None:
         if self.rule not in RULES:
             raise InputError(f"expected one of {', '.join(RULES)}, got {self.rule!r}", field="rule")
-        if self.k < 1:
-            raise InputError(f"expected at least 1, got {self.k}", field="k")
+        if not isinstance(self.k, int) or self.k < 1:
+            message = f"expected a whole number of at least 1, got {self.k!r}"
+            raise InputError(message, field="k")
+        if not self.temperature > 0:
+            message = f"expected a number above 0, got {self.temperature!r}"
+            raise InputError(message, field="temperature")
 
     def decide(self, queries: Sequence[Query], estimates: Estimates) -> list[Decision]:
         """The recruited experts of every query."""
@@ -130,13 +139,17 @@ class Recruit:
         return [int(j) for j in drawn]
 
     def _chances(self, row: int, estimates: Estimates) -> FloatArray:
-        """The distribution of one draw, shape (experts,); a router without skills lends quality."""
+        """The distribution of one draw, shape (experts,).
+
+        A router without skills lends 2 quality - 1 as suitability; its experts then count as
+        equally strong, since strength is no property of one query.
+        """
         local = estimates.suitability
         if local is None:
             local = 2 * estimates.quality - 1
         strength = estimates.strength
         if strength is None:
-            strength = local.mean(axis=0)
+            strength = np.ones(len(estimates.experts))
         if np.isnan(local[row]).any():
             return np.full(len(estimates.experts), 1 / len(estimates.experts))
         if self.rule == "paper":

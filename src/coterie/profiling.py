@@ -69,7 +69,10 @@ def profile_decisions(
 def records_of(
     questions: Questions, answers: Sequence[Answer], experts: Sequence[str], extract: Extractor
 ) -> Records:
-    """Records from the traces of answers: the first completion of each expert on each question."""
+    """Records from the traces of answers: the first completion of each expert on each question.
+
+    A failed one is an empty text with a score of 0.
+    """
     shape = (len(questions), len(experts))
     arrays = {name: np.full(shape, np.nan) for name in NUMBERS}
     texts = np.full(shape, None, object)
@@ -77,7 +80,7 @@ def records_of(
     for row, (answer, reference) in enumerate(zip(answers, questions.references, strict=True)):
         for completion in reversed(answer.trace):
             j = column[completion.expert]
-            texts[row, j] = completion.text
+            texts[row, j] = "" if completion.failed else completion.text
             for name, value in _numbers(completion, reference, extract).items():
                 arrays[name][row, j] = value
     return Records(

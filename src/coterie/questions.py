@@ -79,7 +79,12 @@ def _object(line: bytes, path: str, number: int) -> Mapping[str, Any]:
         message = f"{len(line):,} bytes are more than the {LONGEST:,} a question may have"
         raise InputError(message, path=path, line=number)
     try:
-        data = json.loads(line.decode("utf-8"))
+        data = json.loads(line.decode("utf-8-sig"))
+        if b"\\ud" in line.lower():  # JSON can spell half a character, UTF-8 cannot
+            json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        message = "holds half of a surrogate pair (\\ud800 to \\udfff), which is no character"
+        raise InputError(message, path=path, line=number) from None
     except UnicodeDecodeError as error:
         message = f"not UTF-8 at byte {error.start + 1}; save the file as UTF-8"
         raise InputError(message, path=path, line=number) from None
@@ -93,8 +98,8 @@ def _object(line: bytes, path: str, number: int) -> Mapping[str, Any]:
 
 def _query(data: Mapping[str, Any], path: str, number: int) -> Query:
     id = data.get("id", str(number))
-    if not isinstance(id, str | int) or isinstance(id, bool):
-        raise InputError(f"expected a string, got {id!r}", path=path, line=number, field="id")
+    if not isinstance(id, str | int) or isinstance(id, bool) or id == "":
+        raise InputError(f"expected a string, got {_shown(id)}", path=path, line=number, field="id")
     if "messages" in data:
         return Query(str(id), _messages(data["messages"], path, number))
     text = data.get("question")

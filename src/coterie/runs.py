@@ -83,17 +83,22 @@ def run_header(
     seed: Seed,
 ) -> dict[str, str]:
     """Fingerprints of everything that the answers depend on."""
-    asked = [[q.id, [dict(m) for m in q.messages], dict(q.params), q.tags] for q in queries]
-    text = json.dumps(asked, sort_keys=True, ensure_ascii=False)
     return {
         "coterie": __version__,
-        "questions": hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16],
+        "questions": fingerprint(queries),
         "pool": pool.fingerprint(),
         "router": router.fingerprint(),
-        "policy": repr(policy),
+        "policy": _plain(policy),
         "composition": describe(composition),
         "seed": str(seed),
     }
+
+
+def fingerprint(queries: Sequence[Query]) -> str:
+    """Equal where ids, messages, options and tags are equal."""
+    asked = [[q.id, [dict(m) for m in q.messages], dict(q.params), q.tags] for q in queries]
+    text = json.dumps(asked, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def describe(composition: Composition) -> str:
@@ -101,17 +106,20 @@ def describe(composition: Composition) -> str:
     inner = getattr(composition, "func", composition)
     settings: dict[str, Any] = dict(getattr(composition, "keywords", {}))
     shown = {name: _plain(value) for name, value in sorted(settings.items())}
-    return f"{inner.__module__}:{inner.__qualname__} {shown}"
+    return f"{inner.__module__}:{_plain(inner)} {shown}"
 
 
 def _plain(value: Any) -> str:
-    """Text without memory addresses: functions go by their name."""
-    if callable(value) and hasattr(value, "__qualname__"):
-        return str(value.__qualname__)
+    """Text without memory addresses: functions go by their name and what they enclose."""
+    if hasattr(value, "__qualname__"):
+        cells = getattr(value, "__closure__", None) or ()
+        enclosed = ", ".join(_plain(cell.cell_contents) for cell in cells)
+        return f"{value.__qualname__}({enclosed})" if enclosed else str(value.__qualname__)
     fields = getattr(value, "__dataclass_fields__", None)
-    if fields is None:
+    if fields is None and not repr(value).startswith("<"):
         return repr(value)
-    inside = ", ".join(f"{name}={_plain(getattr(value, name))}" for name in fields)
+    names = fields if fields is not None else vars(value)
+    inside = ", ".join(f"{name}={_plain(getattr(value, name))}" for name in names)
     return f"{type(value).__name__}({inside})"
 
 

@@ -35,7 +35,7 @@ def parse_keywords(text: str) -> list[str]:
     ['algebra', 'number theory']
     """
     listed = text.rsplit("Keywords:", 1)[-1].split(",")
-    words = (word.strip().lower().replace(".", "") for word in listed)
+    words = (word.lower().replace(".", "").strip() for word in listed)
     return [word for word in words if word]
 
 

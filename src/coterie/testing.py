@@ -192,8 +192,9 @@ class FaultyEngine:
 
     ``hang`` sleeps on and on; ``crash`` ends the process by SIGKILL, ``exit`` by code 3;
     ``refuse`` raises ExpertError and ``break`` anything else; ``chatter`` prints to standard
-    output; ``nothing`` as the first word answers with no text. Any file will do as weights. Use it as
-    ``LocalExpert(..., engine="coterie.testing:FaultyEngine")``.
+    output; ``nothing`` as the first word answers with no text. Any file will do as weights::
+
+        LocalExpert("odd", path, engine="coterie.testing:FaultyEngine")
     """
 
     def load(self, path: str, slots: int, threads: int, context: int) -> None:
