@@ -17,18 +17,15 @@ import time
 from pathlib import Path
 
 from coterie import Recruit, Skills, Weighted, answer_all, profile_pool, read_config, recruit
-from coterie.config import EMBEDDED
 from coterie.files import replace_file
-from coterie.questions import read_questions
+from coterie.questions import embedded_questions
 from coterie.types import Answer
 
 
 async def measure(count: int) -> dict[str, float]:
     config = read_config("embedded")
     pool = config.pool()
-    folder = EMBEDDED.parent / "questions"
-    known = read_questions(folder / "validation.jsonl")
-    asked = read_questions(folder / "test.jsonl")
+    known, asked = embedded_questions("validation"), embedded_questions("test")
     asked = asked.take(range(min(count, len(asked))))
     composition = functools.partial(recruit, aggregator=Weighted(pool.extractor))
     try:

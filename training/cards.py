@@ -18,11 +18,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from coterie.config import EMBEDDED
 from coterie.experts.local import LocalExpert
 from coterie.pool import Pool
 from coterie.profiling import profile_pool
-from coterie.questions import read_questions
+from coterie.questions import embedded_questions
 from training.families import FAMILIES
 from training.train import recipes
 
@@ -31,7 +30,7 @@ TOLERANCE = 0.10  # of the mean accuracy on trained families
 
 async def accuracies(folder: Path) -> dict[str, dict[str, float]]:
     """Accuracy of every expert in the folder on every family of the embedded test questions."""
-    questions = read_questions(EMBEDDED.parent / "questions" / "test.jsonl")
+    questions = embedded_questions("test")
     names = [name for name in recipes() if (folder / f"{name}.gguf").exists()]
     experts = {name: LocalExpert(name, folder / f"{name}.gguf", context=384) for name in names}
     pool = Pool(

@@ -35,7 +35,7 @@ import functools
 import importlib.util
 import inspect
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -43,6 +43,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from coterie import plugins
+from coterie.answers import extractor
 from coterie.compositions import Composition
 from coterie.errors import ConfigError, CoterieError
 from coterie.experts.base import Expert, Price
@@ -60,8 +61,8 @@ class _Table(BaseModel):
 class PriceTable(_Table):
     """Price per million tokens."""
 
-    prompt: float = Field(ge=0)
-    completion: float = Field(ge=0)
+    prompt: float = Field(ge=0, allow_inf_nan=False)
+    completion: float = Field(ge=0, allow_inf_nan=False)
 
 
 class PoolTable(_Table):
@@ -119,6 +120,14 @@ class Settings(_Table):
     composition: CompositionTable = CompositionTable()
 
 
+TABLES: Mapping[str, type[BaseModel]] = {
+    "pool": PoolTable,
+    "price": PriceTable,
+    "router": RouterTable,
+    "composition": CompositionTable,
+}
+
+
 @dataclass(frozen=True)
 class Config:
     """A read configuration: objects are made from it on demand."""
@@ -133,6 +142,9 @@ class Config:
         """
         table = self.settings.pool
         entries = [e for e in self.settings.expert if self._installed(e)]
+        if not entries:
+            message = "every expert is optional and none is installed"
+            raise ConfigError(message, path=self.path, field="expert")
         return Pool(
             name=table.name,
             experts={entry.name: self._expert(entry) for entry in entries},
@@ -171,19 +183,29 @@ class Config:
         if not entry.optional:
             return True
         path = (entry.model_extra or {}).get("path", "")
-        located = self._locate(str(path), entry.name)
+        located = self._locate(str(path))
         return located is not None and located.exists()
 
     def _expert(self, entry: ExpertTable) -> Expert:
         settings = dict(entry.model_extra or {})
         where = f"expert {entry.name}"
         if "path" in settings:
-            settings["path"] = self._locate(str(settings["path"]), entry.name)
-        made: Expert = self._make("experts", entry.kind, {"name": entry.name, **settings}, where)
-        made.price = self._price(entry)
+            located = self._locate(str(settings["path"]))
+            if located is None:
+                message = f"{settings['path']!r} is in a package that is not installed"
+                raise ConfigError(message, path=self.path, field=f"{where}: path")
+            settings["path"] = located
+        known = tuple(ExpertTable.model_fields)
+        made = self._make("experts", entry.kind, {"name": entry.name, **settings}, where, known)
+        if not isinstance(made, Expert):
+            message = f"{entry.kind!r} makes {type(made).__name__}, expected an Expert"
+            raise ConfigError(message, path=self.path, field=f"{where}: kind")
+        if (price := self._price(entry)) is not None:
+            made.price = price
         return made
 
-    def _price(self, entry: ExpertTable) -> Price:
+    def _price(self, entry: ExpertTable) -> Price | None:
+        """The price that the file gives, None where it leaves it to the expert."""
         if self.settings.pool.cost == "parameters":
             if entry.parameters is None:
                 message = 'required because [pool] cost = "parameters"'
@@ -191,49 +213,52 @@ class Config:
             per_token = entry.parameters * 1e-9
             return Price(per_token, per_token)
         if entry.price is None:
-            return Price()
+            return None
         return Price(entry.price.prompt * PER_MILLION, entry.price.completion * PER_MILLION)
 
-    def _locate(self, path: str, expert: str) -> Path | None:
-        """A path relative to this file; ``package:`` leads into an installed package."""
+    def _locate(self, path: str) -> Path | None:
+        """A path relative to this file; ``package:`` leads into a package. None if missing."""
         if not path.startswith("package:"):
             return self.path.parent / path
         package, _, inside = path.removeprefix("package:").partition("/")
-        spec = importlib.util.find_spec(package)
+        try:
+            spec = importlib.util.find_spec(package)
+        except (ImportError, ValueError):  # the parent of a dotted name is missing, or no name
+            return None
         if spec is None or not spec.submodule_search_locations:
             return None
         return Path(spec.submodule_search_locations[0]) / inside
 
-    def _make(self, kind: str, name: str, settings: Mapping[str, Any], where: str) -> Any:
-        try:
-            factory = plugins.load(kind, name, allow_import=True)
-        except CoterieError as error:
-            raise ConfigError(str(error), path=self.path, field=where) from None
-        check_keys(factory, settings, self.path, where)
-        try:
-            return factory(**settings)
-        except (TypeError, ValueError, CoterieError) as error:
-            raise ConfigError(str(error), path=self.path, field=where) from None
+    def _make(
+        self,
+        kind: str,
+        name: str,
+        settings: Mapping[str, Any],
+        where: str,
+        known: Sequence[str] = (),
+    ) -> Any:
+        factory = _load(kind, name, self.path, where)
+        check_keys(factory, settings, self.path, where, known)
+        return _call(factory, settings, self.path, where)
 
 
 def read_config(path: str | Path) -> Config:
     """Read a configuration file; ``embedded`` names the pool that ships with Coterie."""
     file = EMBEDDED if str(path) == "embedded" else Path(path)
     try:
-        data = tomllib.loads(file.read_bytes().decode("utf-8"))
+        data = tomllib.loads(file.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", path=file) from None
     except UnicodeDecodeError:
         raise ConfigError("not UTF-8; save the file as UTF-8", path=file) from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"not TOML: {error}", path=file) from None
     try:
         settings = Settings.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        message = f"{first['msg']}, got {str(first['input'])[:60]!r}"
-        raise ConfigError(message, path=file, field=field) from None
+        raise ConfigError(_explained(first), path=file, field=field) from None
     _check_names(settings, file)
     return Config(file, settings)
 
@@ -245,29 +270,101 @@ def make_composition(
     settings: Mapping[str, Any] | None = None,
     path: Path | None = None,
 ) -> Composition:
-    """The composition called ``name`` over ``pool``, merging with ``aggregator`` if given."""
-    found = plugins.load("compositions", name, allow_import=True)
-    if aggregator is None:
+    """The composition called ``name`` over ``pool``, merging with ``aggregator``.
+
+    Without one, a composition that merges lets the majority of the extracted answers decide.
+    Raises ConfigError for settings that do not fit.
+    """
+    found = _load("compositions", name, path, "composition")
+    if "aggregator" not in _parameters(found, path, "composition"):
+        if aggregator is not None:
+            message = f"the composition {name!r} merges nothing; leave the key out"
+            raise ConfigError(message, path=path, field="composition: aggregator")
         composition: Composition = found
         return composition
-    factory = plugins.load("aggregators", aggregator, allow_import=True)
-    given = {"extract": pool.extractor, **(settings or {})}
-    check_keys(factory, given, path, f"aggregator {aggregator}")
-    return functools.partial(found, aggregator=factory(**given))
+    where = f"aggregator {aggregator or 'majority'}"
+    factory = _load("aggregators", aggregator or "majority", path, where)
+    given = _aggregator_settings(pool, factory, settings or {}, path, where)
+    return functools.partial(found, aggregator=_call(factory, given, path, where))
 
 
-def check_keys(factory: Any, settings: Mapping[str, Any], path: Path | None, where: str) -> None:
-    """Raise ConfigError where ``factory`` has no parameter of a key's name or misses one."""
-    parameters = inspect.signature(factory).parameters
+def _aggregator_settings(
+    pool: Pool, factory: Any, settings: Mapping[str, Any], path: Path | None, where: str
+) -> dict[str, Any]:
+    """The settings with the pool's extractor for one that reads answers."""
+    given = dict(settings)
+    if "extract" in _parameters(factory, path, where):
+        given["extract"] = given.get("extract", pool.extract)
+        if isinstance(given["extract"], str):
+            given["extract"] = _call(extractor, {"name": given["extract"]}, path, where)
+    check_keys(factory, given, path, where)
+    if "expert" in given and given["expert"] not in pool.experts:
+        message = f"no expert {given['expert']!r} in the pool; there are {', '.join(pool.experts)}"
+        raise ConfigError(message, path=path, field=f"{where}: expert")
+    return given
+
+
+def check_keys(
+    factory: Any,
+    settings: Mapping[str, Any],
+    path: Path | None,
+    where: str,
+    known: Sequence[str] = (),
+) -> None:
+    """Raise ConfigError where ``factory`` has no parameter of a key's name or misses one.
+
+    ``known`` are further keys to suggest, which others than ``factory`` read.
+    """
+    parameters = _parameters(factory, path, where)
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    named = {k: p for k, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
     for key in settings:
-        if key not in parameters:
-            near = difflib.get_close_matches(key, parameters, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(parameters)}"
+        if key not in named and not open_ended:
+            hint = _hint(key, list(dict.fromkeys([*named, *known])))
             raise ConfigError(f"unknown key; {hint}", path=path, field=f"{where}: {key}")
-    for key, parameter in parameters.items():
-        required = parameter.default is inspect.Parameter.empty
-        if required and parameter.kind is not parameter.VAR_KEYWORD and key not in settings:
+    for key, parameter in named.items():
+        if parameter.default is inspect.Parameter.empty and key not in settings:
             raise ConfigError("the key is missing", path=path, field=f"{where}: {key}")
+
+
+def _parameters(factory: Any, path: Path | None, where: str) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        message = f"{factory!r} cannot be called with settings"
+        raise ConfigError(message, path=path, field=where) from None
+
+
+def _load(kind: str, name: str, path: Path | None, where: str) -> Any:
+    """A plug-in that a local user named; raises ConfigError where there is none."""
+    try:
+        return plugins.load(kind, name, allow_import=True)
+    except CoterieError as error:
+        raise ConfigError(str(error), path=path, field=where) from None
+
+
+def _call(factory: Any, settings: Mapping[str, Any], path: Path | None, where: str) -> Any:
+    """``factory(**settings)``; raises ConfigError where it refuses them."""
+    try:
+        return factory(**settings)
+    except (TypeError, ValueError, CoterieError) as error:
+        raise ConfigError(str(error), path=path, field=where) from None
+
+
+def _hint(key: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+
+
+def _explained(error: Mapping[str, Any]) -> str:
+    """One of pydantic's errors in our words."""
+    if error["type"] == "missing":
+        return "the key is missing"
+    if error["type"] != "extra_forbidden":
+        return f"{error['msg']}, got {str(error['input'])[:60]!r}"
+    *tables, key = (part for part in error["loc"] if isinstance(part, str))
+    table = TABLES.get(tables[-1] if tables else "", Settings)
+    return f"unknown key; {_hint(key, list(table.model_fields))}"
 
 
 def _check_names(settings: Settings, path: Path) -> None:

@@ -23,7 +23,7 @@ from coterie.aggregator_benchmark import aggregator_accuracy
 from coterie.aggregators import Aggregator, ByExpert, Majority, Weighted
 from coterie.answers import extractor
 from coterie.compositions import Composition, recruit
-from coterie.config import EMBEDDED, read_config
+from coterie.config import read_config
 from coterie.drivers.batch import Progress, Result, answer_all, distinct_loads, naive_loads
 from coterie.evaluation import Row
 from coterie.experts.base import Expert
@@ -32,7 +32,7 @@ from coterie.files import replace_file
 from coterie.policies import RULES, Recruit, Utility, distinct_experts
 from coterie.pool import Pool
 from coterie.profiling import profile_pool
-from coterie.questions import Questions, read_questions
+from coterie.questions import Questions, embedded_questions
 from coterie.records import Records
 from coterie.routers.base import Router
 from coterie.routers.linear import Linear
@@ -125,10 +125,8 @@ class _Demo:
     ) -> None:
         self.pool, self.left_out, self.console = pool, left_out, console
         self.extract = pool.extractor
-        folder = EMBEDDED.parent / "questions"
         self.questions = {
-            split: _first(read_questions(folder / f"{split}.jsonl"), limit)
-            for split in ("validation", "test")
+            split: _first(embedded_questions(split), limit) for split in ("validation", "test")
         }
         self.seconds: dict[str, float] = {}
 

@@ -18,11 +18,11 @@ from coterie.aggregators import Aggregator
 from coterie.answers import Extractor, score
 from coterie.compositions import Composition
 from coterie.drivers.replay import replay
+from coterie.errors import InputError, NotRecordedError
 from coterie.metrics import bootstrap_mean, paired_difference
-from coterie.errors import InputError
 from coterie.records import Records
 from coterie.routers.base import mean_or
-from coterie.types import Answer, Decision, FloatArray
+from coterie.types import Answer, Completion, Decision, FloatArray
 
 
 @dataclass(frozen=True)
@@ -145,24 +145,35 @@ def category_decisions(training: Records, records: Records, top: int) -> list[De
 
 
 def static_vote(training: Records, k: int, aggregator: Aggregator) -> Decision:
-    """The k experts whose vote scores highest in training: every subset is tried."""
-    means = np.nanmean(training.quality, axis=0)
+    """The k experts whose vote scores highest in training: every subset is tried.
+
+    With fewer than k experts all of them vote. Raises NotRecordedError where an answer is missing.
+    """
+    means = mean_or(training.quality, 0.0)
     order = np.argsort(-means, kind="stable")
-    cells = [[training.completion(i, e) for e in training.experts] for i in range(len(training))]
+    cells = [[recorded(training, i, e) for e in training.experts] for i in range(len(training))]
     column = {name: j for j, name in enumerate(training.experts)}
 
     def accuracy(subset: tuple[int, ...]) -> float:
         weights = [float(means[j]) for j in subset]
         total = 0.0
         for i, query in enumerate(training.queries):
-            voices = [c for j in subset if (c := cells[i][j]) is not None]
-            winner = aggregator(query, voices, weights, 0)
+            winner = aggregator(query, [cells[i][j] for j in subset], weights, 0)
             total += training.quality[i, column[winner.expert]]
         return total / len(training)
 
-    best = max(itertools.combinations(order.tolist(), k), key=accuracy)
+    best = max(itertools.combinations(order.tolist(), min(k, len(order))), key=accuracy)
     names = tuple(training.experts[j] for j in best)
     return Decision("recruit", names, tuple(float(means[j]) for j in best))
+
+
+def recorded(records: Records, row: int, expert: str) -> Completion:
+    """The recorded completion of one cell; raises NotRecordedError where there is none."""
+    completion = records.completion(row, expert)
+    if completion is None:
+        message = f"the records hold no answer of {expert!r} to {records.queries[row].id!r}"
+        raise NotRecordedError(message)
+    return completion
 
 
 def confidence_row(records: Records) -> Row:

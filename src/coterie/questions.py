@@ -39,6 +39,11 @@ class Questions:
         )
 
 
+def embedded_questions(split: str) -> Questions:
+    """The embedded pool's labelled questions: ``validation`` (400) or ``test`` (800)."""
+    return read_questions(Path(__file__).parent / "embedded" / "questions" / f"{split}.jsonl")
+
+
 def read_questions(path: str | Path) -> Questions:
     """Read a JSONL file, or standard input for ``-``; raises InputError naming line and field."""
     if str(path) == "-":

@@ -29,6 +29,8 @@ from coterie.types import Completion, FloatArray, Query, Usage
 if TYPE_CHECKING:
     import pyarrow as pa
 
+FILES = ("queries.parquet", "records.parquet", "experts.toml")
+TEXTS = ("query_id", "expert", "text", "category", "reference", "answer")
 NUMBERS = ("quality", "cost", "latency", "prompt_tokens", "completion_tokens", "logprob")
 
 
@@ -46,7 +48,7 @@ class Records:
         Same shape; cost in the pool's unit, latency in seconds, ``logprob`` the mean natural log
         probability of the answer's tokens. All NaN where left out.
     texts
-        Object array of the same shape: the completion's text or None.
+        Object array of the same shape: the completion's text, empty if it failed, or None.
     references, categories
         One a query, None where unknown.
 
@@ -79,9 +81,14 @@ class Records:
             object.__setattr__(self, name, array)
         if self.texts.size == 0:
             object.__setattr__(self, "texts", np.full(shape, None, object))
+        if self.texts.shape != shape:
+            raise InputError(f"expected shape {shape}, got {self.texts.shape}", field="texts")
         for name in ("references", "categories"):
             if not getattr(self, name):
                 object.__setattr__(self, name, (None,) * len(self.queries))
+            if len(getattr(self, name)) != len(self.queries):
+                message = f"expected {len(self.queries)}, got {len(getattr(self, name))}"
+                raise InputError(message, field=name)
         self._check()
 
     def _check(self) -> None:
@@ -133,7 +140,7 @@ class Records:
         return [np.sort(part) for part in np.array_split(order, count)]
 
     def completion(self, row: int, expert: str) -> Completion | None:
-        """The recorded completion of one cell, or None where no text was recorded."""
+        """The recorded completion of one cell, failed if empty; None where nothing was recorded."""
         column = self.experts.index(expert)
         text = self.texts[row, column]
         if text is None:
@@ -147,6 +154,8 @@ class Records:
         return Completion(
             expert=expert,
             text=text,
+            finish_reason="stop" if text else "error",
+            error=None if text else f"{expert}: had no answer when it was recorded",
             usage=Usage(int(number("prompt_tokens")), int(number("completion_tokens"))),
             cost=number("cost"),
             latency=number("latency"),
@@ -154,29 +163,38 @@ class Records:
         )
 
     def write(self, folder: str | Path) -> None:
-        """Write the folder in one piece: what was there stays until the new one is complete."""
-        import pyarrow.parquet as pq
+        """Write the folder in one piece: what was there stays until the new one is complete.
 
-        target = Path(folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        Raises CoterieError where that fails, or where the folder holds anything but records.
+        """
+        target, scratch = Path(folder), None
         try:
-            pq.write_table(self._query_table(), scratch / "queries.parquet")
-            pq.write_table(self._record_table(), scratch / "records.parquet")
-            lines = [f"[[expert]]\nname = {json.dumps(name)}\n" for name in self.experts]
-            (scratch / "experts.toml").write_text("\n".join(lines), encoding="utf-8")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+            self._write_files(scratch)
             _replace_folder(scratch, target)
         except OSError as error:
             raise CoterieError(f"{target}: records could not be written: {error}") from error
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+            if scratch is not None:
+                shutil.rmtree(scratch, ignore_errors=True)
+
+    def _write_files(self, folder: Path) -> None:
+        import pyarrow.parquet as pq
+
+        folder.chmod(0o755)
+        pq.write_table(self._query_table(), folder / "queries.parquet")
+        pq.write_table(self._record_table(), folder / "records.parquet")
+        names = (json.dumps(name, ensure_ascii=False) for name in self.experts)
+        text = "\n".join(f"[[expert]]\nname = {name}\n" for name in names)
+        (folder / "experts.toml").write_text(text, encoding="utf-8")
 
     def _query_table(self) -> pa.Table:
         import pyarrow as pa
 
         columns = {
             "query_id": [q.id for q in self.queries],
-            "text": [q.text for q in self.queries],
+            "text": [_storable(q.text) for q in self.queries],
             "category": list(self.categories),
             "reference": list(self.references),
         }
@@ -197,7 +215,8 @@ class Records:
             column = "score" if name == "quality" else name
             values = getattr(self, name)[rows, columns]
             table[column] = pa.array(values, pa.float64(), mask=np.isnan(values))
-        table["answer"] = pa.array(list(self.texts[rows, columns]), pa.string())
+        answers = [_storable(text) for text in self.texts[rows, columns]]
+        table["answer"] = pa.array(answers, pa.string())
         return pa.table(table)
 
     @classmethod
@@ -207,8 +226,8 @@ class Records:
         queries = _read_table(base / "queries.parquet", ("query_id", "text"))
         table = _read_table(base / "records.parquet", ("query_id", "expert", "score"))
         experts = _read_experts(base / "experts.toml")
-        row_of = {id: i for i, id in enumerate(queries["query_id"])}
-        column_of = {name: j for j, name in enumerate(experts)}
+        row_of = _numbered(queries["query_id"], base / "queries.parquet", "query_id")
+        column_of = _numbered(experts, base / "experts.toml", "expert")
         path = base / "records.parquet"
         rows = _positions(table["query_id"], row_of, path, "query_id", "queries.parquet")
         columns = _positions(table["expert"], column_of, path, "expert", "experts.toml")
@@ -222,6 +241,7 @@ class Records:
                 arrays[name][rows, columns] = [np.nan if v is None else v for v in values]
         texts = np.full(shape, None, object)
         texts[rows, columns] = table.get("answer", [None] * len(rows))
+        _check_costs(table.get("cost", ()), path)
         return cls(
             queries=_queries(queries),
             experts=tuple(experts),
@@ -232,18 +252,34 @@ class Records:
         )
 
 
+def _storable(text: str | None) -> str | None:
+    """The text with lone surrogates replaced: UTF-8 has none."""
+    return None if text is None else text.encode("utf-8", "replace").decode()
+
+
 def _replace_folder(new: Path, target: Path) -> None:
-    if target.exists():
-        if not target.is_dir() or not (target / "records.parquet").exists():
-            raise CoterieError(f"{target} exists and holds no records; choose another name")
-        old = new.with_name(new.name + ".old")
-        os.rename(target, old)
+    if not target.exists():
         os.rename(new, target)
-        shutil.rmtree(old)
-        new.mkdir()  # the caller removes its scratch folder
-    else:
+        return
+    _check_replaceable(target)
+    old = new.with_name(new.name + ".old")
+    os.rename(target, old)
+    try:
         os.rename(new, target)
-        new.mkdir()
+    except OSError:
+        os.rename(old, target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _check_replaceable(target: Path) -> None:
+    """Nothing but records is ever deleted."""
+    found = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
+    if "records.parquet" not in found:
+        raise CoterieError(f"{target} exists and holds no records; choose another name")
+    if foreign := [name for name in found if name not in FILES]:
+        message = f"{target} also holds {foreign[0]!r}, which is no part of records"
+        raise CoterieError(f"{message}; move it or choose another name")
 
 
 def _read_table(path: Path, required: tuple[str, ...]) -> dict[str, list[Any]]:
@@ -251,7 +287,7 @@ def _read_table(path: Path, required: tuple[str, ...]) -> dict[str, list[Any]]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, partitioning=None)
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"cannot be read as Parquet: {reason}", path=path) from None
@@ -261,8 +297,27 @@ def _read_table(path: Path, required: tuple[str, ...]) -> dict[str, list[Any]]:
             raise InputError(f"the column is missing; found {found}", path=path, field=name)
     if table.num_rows == 0:
         raise InputError("holds no rows", path=path)
-    columns: dict[str, list[Any]] = table.to_pydict()
-    return columns
+    return {name: _column(table[name], name, path) for name in table.column_names}
+
+
+def _column(values: pa.ChunkedArray, name: str, path: Path) -> list[Any]:
+    """The values as strings or floats, as the column's name demands; ids and texts are not null."""
+    import pyarrow as pa
+
+    kind = pa.string() if name in TEXTS else None
+    if name in ("score", *NUMBERS):
+        kind = pa.float64()
+    try:
+        values.validate(full=True)
+        values = values if kind is None else values.cast(kind)
+    except pa.ArrowException as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"expected {kind}: {reason}", path=path, field=name) from None
+    if name in ("query_id", "expert", "text") and values.null_count:
+        row = values.to_pylist().index(None) + 1
+        raise InputError(f"row {row}: expected a text, got nothing", path=path, field=name)
+    listed: list[Any] = values.to_pylist()
+    return listed
 
 
 def _read_experts(path: Path) -> list[str]:
@@ -282,6 +337,24 @@ def _queries(columns: dict[str, list[Any]]) -> tuple[Query, ...]:
     return tuple(
         replace(Query.from_text(id, text), tags=tuple(skills or ())) for id, text, skills in rows
     )
+
+
+def _numbered(names: Sequence[str], path: Path, field: str) -> dict[str, int]:
+    """Position of every name; raises InputError for one that occurs twice."""
+    positions: dict[str, int] = {}
+    for row, name in enumerate(names):
+        if name in positions:
+            message = f"row {row + 1}: {name!r} is also in row {positions[name] + 1}"
+            raise InputError(message, path=path, field=field)
+        positions[name] = row
+    return positions
+
+
+def _check_costs(costs: Sequence[float | None], path: Path) -> None:
+    for row, cost in enumerate(costs, start=1):
+        if cost is not None and cost < 0:
+            message = f"row {row}: expected at least 0, got {cost!r}"
+            raise InputError(message, path=path, field="cost")
 
 
 def _positions(
