@@ -8,9 +8,9 @@ import pytest
 
 from coterie import figures, report
 from coterie.answers import whole
-from coterie.demo import Study
 from coterie.evaluation import answers_row, best_single_row, oracle_row, random_row
 from coterie.records import Records
+from coterie.study import Study
 from coterie.types import Answer, Completion, Decision, Query
 
 EXPERTS = ("add-expert", "sort-expert", "<b>bold</b>")

@@ -51,17 +51,24 @@ AnnotatorOption = Annotated[
 ]
 
 
+def print_version(wanted: bool) -> None:
+    """Print the version and end, whether or not a command is given."""
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def options(
-    debug: Annotated[bool, typer.Option(help="Show tracebacks.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=print_version, is_eager=True),
+    ] = False,
 ) -> None:
     """Many language models answer as one."""
     global _debug
     _debug = debug
-    if version:
-        print(__version__)
-        raise typer.Exit
 
 
 @app.command()
@@ -77,7 +84,8 @@ def demo(
     Example: coterie demo --output demo
     """
     from coterie.console import RichConsole, show_table
-    from coterie.demo import run_demo, summary, write_demo
+    from coterie.demo import run_demo, write_demo
+    from coterie.study import summary
 
     console = RichConsole()
     study = _run(run_demo(console, limit))
@@ -349,7 +357,7 @@ def main() -> None:
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         try:
-            app()
+            app(prog_name="coterie")
         finally:
             sys.stdout.flush()  # a full disk shows here, while it can still be told
     except SystemExit as end:

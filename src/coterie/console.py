@@ -12,10 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from coterie.demo import Study
 from coterie.drivers.batch import Progress
 from coterie.pool import Pool
 from coterie.records import Records
+from coterie.study import Study, verdict
 
 
 class RichConsole:
@@ -57,8 +57,7 @@ def show_table(study: Study) -> None:
         table.add_column(name)
     for name in ("accuracy", "95 %", "vs best single", "cost", "calls"):
         table.add_column(name, justify="right")
-    for row in study.rows:
-        facts = row.summary(study.best_single)
+    for row, facts in zip(study.rows, study.panel, strict=True):
         low, high = facts["ci"]
         against = facts["vs_best_single"]
         style = "bold" if row is study.headline else None
@@ -76,32 +75,6 @@ def show_table(study: Study) -> None:
     out.print(table)
     for line in verdict(study):
         out.print(line, highlight=False, soft_wrap=True)
-
-
-def verdict(study: Study) -> list[str]:
-    """Plain sentences: what was chosen, what it gained, what did not help."""
-    facts = study.headline.summary(study.best_single)["vs_best_single"]
-    low, high = facts["ci"]
-    beats = "beats" if low > 0 else "does not beat"
-    rows = {row.name: float(row.scores.mean()) for row in study.rows}
-    merged = next(v for name, v in rows.items() if "merged by" in name)
-    vote = rows["recruit 3, greedy rule, weighted vote"]
-    relation = "loses to" if merged < vote else "does not lose to"
-    loads = study.loads
-    lines = [
-        f"chosen on validation: {study.chosen['rule']} rule, {study.chosen['aggregator']} vote",
-        f"coterie {beats} {study.best_single.name}: {facts['diff']:+.3f} [{low:+.3f}, {high:+.3f}]",
-        f"merging by {study.chosen['aggregating expert']} {relation} the weighted vote: "
-        f"{merged:.3f} against {vote:.3f}",
-        f"loads: {loads['actual']} (question by question {loads['naive']}, "
-        f"lower bound {loads['lower_bound']}); cost in {study.unit} a question",
-    ]
-    for name, (accuracy, count) in study.sampled.items():
-        lines.append(f"{name} was asked only {count} validation questions: {accuracy:.3f} right")
-    if study.left_out:
-        names = ", ".join(study.left_out)
-        lines.append(f"not installed, left out: {names} (`make smollm` installs it)")
-    return lines
 
 
 def show_experts(records: Records, pool: Pool, as_json: bool) -> None:

@@ -10,11 +10,10 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -34,12 +33,14 @@ from coterie.pool import Pool
 from coterie.profiling import profile_pool
 from coterie.questions import Questions, embedded_questions
 from coterie.records import Records
+from coterie.report import render
 from coterie.routers.base import Router
 from coterie.routers.linear import Linear
 from coterie.routers.neighbors import KNN
 from coterie.routers.skills import Skills
 from coterie.runs import answer_row
-from coterie.types import Answer, Call, Completion, Decision
+from coterie.study import Study, summary
+from coterie.types import Call, Completion, Decision
 
 K = 3  # experts per question (paper)
 FOLDS = 5
@@ -55,33 +56,6 @@ class Console(Protocol):
 
     def say(self, text: str) -> None:
         """One line for the reader."""
-
-
-@dataclass(frozen=True)
-class Study:
-    """What a demo found: rows of the table in order, and what the report draws.
-
-    ``validation`` and ``test`` are complete records of every expert that answered all questions;
-    ``sampled`` holds accuracy and number of questions of the experts that answered only some.
-    """
-
-    rows: tuple[Row, ...]
-    headline: Row
-    best_single: Row
-    validation: Records
-    test: Records
-    answers: tuple[Answer, ...]
-    chosen: Mapping[str, Any]
-    aggregators: Mapping[str, float]
-    selection: Mapping[str, float]
-    loads: Mapping[str, int]
-    unique: Mapping[str, float]
-    seconds: Mapping[str, float]
-    parameters: Mapping[str, int]
-    left_out: tuple[str, ...]
-    unit: str
-    extract: str
-    sampled: Mapping[str, tuple[float, int]] = field(default_factory=dict)
 
 
 class _Merging(Expert):
@@ -348,42 +322,8 @@ def _name(aggregator: Aggregator) -> str:
     return names[type(aggregator)]
 
 
-def summary(study: Study) -> dict[str, Any]:
-    """What ``summary.json`` holds."""
-    by_name = {row.name: float(row.scores.mean()) for row in study.rows}
-    best = study.best_single
-    against = study.headline.summary(best)["vs_best_single"]
-    return {
-        "schema": 1,
-        "questions": len(study.test),
-        "accuracy": {
-            "random": by_name["random"],
-            "best_single": float(best.scores.mean()),
-            "static_best_k": by_name["static best-3 vote"],
-            "per_category": by_name["per-category table"],
-            "coterie": float(study.headline.scores.mean()),
-            "oracle": by_name["oracle"],
-        },
-        "ci": against["ci"],
-        "difference": against["diff"],
-        "loads": dict(study.loads),
-        "seconds": round(sum(study.seconds.values()), 1),
-        "phases": {name: round(value, 2) for name, value in study.seconds.items()},
-        "chosen_on_validation": dict(study.chosen),
-        "validation_accuracy": dict(study.selection),
-        "aggregator_benchmark": dict(study.aggregators),
-        "distinct_experts": dict(study.unique),
-        "left_out": list(study.left_out),
-        "sampled": {e: {"accuracy": a, "questions": n} for e, (a, n) in study.sampled.items()},
-        "cost_unit": study.unit,
-        "panel": [row.summary(best) for row in study.rows],
-    }
-
-
 def write_demo(study: Study, folder: Path) -> None:
     """Write ``report.html``, ``answers.jsonl`` and ``summary.json``, each in one piece."""
-    from coterie.report import render
-
     facts, extract = summary(study), extractor(study.extract)
     rows = zip(study.answers, study.test.references, study.test.categories, strict=True)
     lines = [

@@ -19,9 +19,9 @@ import numpy as np
 
 from coterie import figures
 from coterie.answers import extractor, score
-from coterie.demo import Study
 from coterie.evaluation import Row
 from coterie.figures import Point, number
+from coterie.study import Study
 from coterie.types import Completion, FloatArray
 
 Panel: TypeAlias = Sequence[Mapping[str, Any]]  # Row.summary of every row, in order
@@ -35,7 +35,7 @@ def render(study: Study) -> str:
     """The whole report of ``study`` as one HTML page that makes no request."""
     from plotly.offline import get_plotlyjs
 
-    panel = [row.summary(study.best_single) for row in study.rows]
+    panel = study.panel
     sections = (
         f"<section>{_tag('h2', heading)}\n{section(study, panel)}</section>"
         for heading, section in SECTIONS.items()
@@ -54,11 +54,12 @@ def mean(values: FloatArray) -> float:
 
 
 def families(study: Study) -> dict[str, list[int]]:
-    """The test questions of each category, categories in the order of their first question."""
+    """The test questions of each category, categories in the order of their best experts."""
     found: dict[str, list[int]] = {}
     for row, category in enumerate(study.test.categories):
         found.setdefault(category or "(none)", []).append(row)
-    return found
+    means = {name: study.test.quality[rows].mean(axis=0) for name, rows in found.items()}
+    return {name: found[name] for name in sorted(found, key=lambda name: int(means[name].argmax()))}
 
 
 def accuracy_by_family(study: Study) -> FloatArray:
