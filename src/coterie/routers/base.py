@@ -6,6 +6,7 @@ attributes end in ``_``; arrays, JSON values and encoders among them are saved b
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 import json
@@ -18,7 +19,13 @@ import numpy as np
 
 from coterie import plugins
 from coterie.artifacts import read_artifact, write_artifact
-from coterie.errors import ArtifactError, InputError, NotFittedError, PluginError
+from coterie.errors import (
+    ArtifactError,
+    CoterieError,
+    InputError,
+    NotFittedError,
+    PluginError,
+)
 from coterie.features import Encoder
 from coterie.records import Records
 from coterie.types import Estimates, FloatArray, Query
@@ -45,6 +52,7 @@ class Router(ABC):
     def save(self, folder: str | Path) -> None:
         """Write hyper-parameters and learnt attributes as JSON and npz, in one piece."""
         params, arrays = self._state()
+        params["fingerprint"] = self.fingerprint()
         write_artifact(Path(folder), "router", params, arrays)
 
     def fingerprint(self) -> str:
@@ -88,10 +96,15 @@ class Router(ABC):
             message = f"holds a router of kind {found!r}, expected {cls.name!r}"
             raise ArtifactError(message, path=folder)
         try:
-            return cls._restore(params, arrays)
-        except (KeyError, TypeError, ValueError) as error:
+            router = cls._restore(params, arrays)
+        except ArtifactError as error:
+            raise ArtifactError(str(error), path=folder) from None
+        except (LookupError, TypeError, ValueError, AttributeError, CoterieError) as error:
             message = f"the {cls.name} router in it cannot be restored ({error!r}); fit it again"
             raise ArtifactError(message, path=folder) from None
+        if router.fingerprint() != params.get("fingerprint"):
+            raise ArtifactError("damaged: it is not what was saved; fit it again", path=folder)
+        return router
 
     @classmethod
     def _restore(cls, params: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
@@ -123,9 +136,9 @@ def load_router(folder: str | Path) -> Router:
 
 
 def make_encoder(encoder: str | Encoder) -> Encoder:
-    """An encoder instance from its plug-in name, or the instance itself."""
+    """An encoder of one's own to fit: from its plug-in name, or a copy of the instance."""
     if isinstance(encoder, Encoder):
-        return encoder
+        return copy.deepcopy(encoder)
     made: Encoder = plugins.load("encoders", encoder)()
     return made
 

@@ -69,11 +69,10 @@ class Always(_Constant):
 
     def fit(self, records: Records) -> Self:
         """Check that the expert is there; raises InputError if not."""
-        super().fit(records)
         if self.expert is not None and self.expert not in records.experts:
             known = ", ".join(records.experts)
             raise InputError(f"no records of expert {self.expert!r}; there are {known}")
-        return self
+        return super().fit(records)
 
     def predict(self, queries: Sequence[Query]) -> Estimates:
         """Quality 1 for the expert, 0 for the others."""

@@ -72,7 +72,8 @@ class KNN(Router):
         """Rows and non-negative weights of the k nearest, nearest first; (queries, k) each."""
         k = min(self.k, similarity.shape[1])
         rows = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
-        return rows, np.maximum(np.take_along_axis(similarity, rows, axis=1), 0.0)
+        near = np.take_along_axis(similarity, rows, axis=1).astype(float)
+        return rows, np.maximum(near, 0.0)
 
     def _mean(self, values: FloatArray, rows: IntArray, weights: FloatArray) -> FloatArray:
         """Weighted mean of observed neighbour values, (queries, experts)."""

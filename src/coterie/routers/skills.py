@@ -112,6 +112,8 @@ class Skills(Router):
     def _evidence(self, keywords: Sequence[str], mapped: Sequence[int]) -> str:
         if not keywords:
             return "no skill recognised: overall means decide"
+        if not mapped:
+            return "no skill was profiled: overall means decide"
         pairs = zip(keywords, (self.vocabulary_[s] for s in mapped), strict=True)
         shown = [word if word == skill else f"{word} (as {skill})" for word, skill in pairs]
         return "skills: " + ", ".join(shown)

@@ -1,0 +1,94 @@
+"""The main path through the command line; what goes wrong is in test_bad_input."""
+
+import json
+from pathlib import Path
+
+import pytest
+from cli_world import POOL, Project
+
+import coterie
+
+
+def labelled(project: Project) -> None:
+    rows = [{"id": f"q{i}", "question": f"{i}?", "answer": "yes"} for i in range(4)]
+    project.write("labelled.jsonl", "\n".join(map(json.dumps, rows)))
+
+
+def test_the_version_is_printed(tmp_path: Path) -> None:
+    done = Project(tmp_path).main("--version")
+    assert (done.returncode, done.stdout) == (0, f"{coterie.__version__}\n")
+
+
+def test_without_a_command_there_is_help(tmp_path: Path) -> None:
+    done = Project(tmp_path).main()
+    assert done.returncode == 2
+    assert "Usage: coterie" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("args", [("anser",), ("route", "--k", "0"), ("answer", "--pool")])
+def test_a_wrong_command_line_exits_with_2(tmp_path: Path, args: tuple[str, ...]) -> None:
+    done = Project(tmp_path).main(*args)
+    assert done.returncode == 2
+    assert "Usage: coterie" in done.stderr
+
+
+def test_profile_fit_route_and_answer_follow_from_each_other(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    labelled(project)
+    profiled = project.main("profile", "pool.toml", "labelled.jsonl", "-o", "records", "--json")
+    assert [row["questions"] for row in json.loads(profiled.stdout)] == [4, 4, 4]
+    assert "next: coterie fit records -o router" in profiled.stderr
+    fit = project.main("fit", "records", "-o", "fitted", "--router", "knn", "--json")
+    assert json.loads(fit.stdout)["experts"] == ["a", "b", "c"]
+    route = project.main("route", "6?", "--router", "fitted", "--k", "2", "--json")
+    assert len(json.loads(route.stdout)["experts"]) == 2
+    answered = project.main("answer", "pool.toml", "questions.jsonl", "--router", "fitted")
+    assert len(answered.stdout.splitlines()) == 10
+
+
+def test_what_is_printed_for_people_says_the_same(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    labelled(project)
+    profiled = project.main("profile", "pool.toml", "labelled.jsonl", "-o", "records")
+    assert "a question (USD)" in profiled.stdout
+    assert project.main("fit", "records", "-o", "r", "--router", "linear").stdout.startswith(
+        "linear router on 4 queries: r"
+    )
+    lines = project.main("route", "6?", "--router", "r", "-w", "5").stdout.splitlines()
+    assert lines[0].startswith("single: ")
+    assert lines[1].startswith("why: ")
+
+
+def test_a_router_in_the_pool_file_needs_no_option(tmp_path: Path) -> None:
+    project = Project(tmp_path, POOL + '[router]\npath = "router"\n')
+    done = project.main("answer", "pool.toml", "questions.jsonl", "-o", "out/answers.jsonl")
+    assert done.returncode == 0
+    assert done.stderr == (
+        "10 questions, 30 calls, 0 from the journal, 3 loads, cost 15; answers: out/answers.jsonl\n"
+    )
+    assert (tmp_path / "out" / "answers.jsonl.journal").exists()
+
+
+def test_answers_carry_decision_trace_and_cost(tmp_path: Path) -> None:
+    project = Project(tmp_path, count=1)
+    row = json.loads(project.answer("-").stdout)
+    assert row["decision"]["experts"] == ["a", "b", "c"]
+    assert [c["expert"] for c in row["trace"]] == ["a", "b", "c"]
+    assert (row["cost"], row["error"]) == (1.5, None)
+    assert row["answer"] in [c["text"] for c in row["trace"]]
+
+
+def test_json_is_utf8_in_any_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    project = Project(tmp_path)
+    project.write("questions.jsonl", '{"question": "wie heißt das?"}'.encode())
+    done = project.run(*project.answer_args("-"))
+    assert (done.returncode, "heißt" in done.stdout) == (0, True)
+
+
+def test_routers_of_one_s_own_are_named_by_module(tmp_path: Path) -> None:
+    project = Project(tmp_path, count=1)
+    kind = "coterie.routers.baselines:BestSingle"
+    assert project.answer("-", "--kind", kind).returncode == 0
+    wrong = project.answer("-", "--kind", "coterie.routers.baselines:Random")
+    assert "holds a router of kind 'best-single', expected 'random'" in wrong.stderr

@@ -1,0 +1,67 @@
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from coterie.answers import number
+from coterie.errors import PluginError
+from coterie.experts.base import Expert
+from coterie.experts.function import FunctionExpert
+from coterie.pool import Pool
+from coterie.types import Call, Completion, Query
+
+
+class Closing(Expert):
+    """Remembers that it was closed."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.closed = name, False
+
+    async def complete(self, call: Call) -> Completion:
+        return Completion(self.name, "95")
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+POOL = Pool("mine", {"ann": Closing("ann"), "bob": Closing("bob")}, options={"max_tokens": 9})
+
+
+def test_a_querys_own_options_win_over_the_pools() -> None:
+    queries = (Query.from_text("a", "x"), Query.from_text("b", "y", max_tokens=5, seed=1))
+    prepared = POOL.prepare(queries)
+    assert dict(prepared[0].params) == {"max_tokens": 9}
+    assert dict(prepared[1].params) == {"max_tokens": 5, "seed": 1}
+    assert queries[0].params == {}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(POOL, options={"max_tokens": 10}),
+        replace(POOL, extract="number"),
+        replace(POOL, experts={"ann": Closing("ann")}),
+        replace(POOL, experts={"bob": Closing("bob"), "ann": Closing("ann")}),
+        replace(POOL, experts={**POOL.experts, "bob": FunctionExpert("bob", lambda c: "95")}),
+    ],
+)
+def test_a_fingerprint_tells_pools_apart(other: Pool) -> None:
+    assert other.fingerprint() != POOL.fingerprint()
+
+
+def test_a_fingerprint_does_not_depend_on_the_name_or_the_order_of_options() -> None:
+    one = replace(POOL, name="one", options={"a": 1, "b": 2})
+    two = replace(POOL, name="two", options={"b": 2, "a": 1})
+    assert one.fingerprint() == two.fingerprint()
+
+
+def test_the_extractor_goes_by_its_name() -> None:
+    assert replace(POOL, extract="number").extractor is number
+    with pytest.raises(PluginError, match="no extractor called 'box'"):
+        _ = replace(POOL, extract="box").extractor
+
+
+def test_closing_a_pool_closes_every_expert() -> None:
+    experts = {name: Closing(name) for name in ("ann", "bob")}
+    asyncio.run(Pool("mine", experts).close())
+    assert [expert.closed for expert in experts.values()] == [True, True]
