@@ -13,9 +13,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from coterie.compositions import Composition
-from coterie.drivers.conversation import Conversation
+from coterie.drivers.conversation import Conversation, expert_of
 from coterie.errors import CoterieError, ExpertError
 from coterie.experts.base import Expert
 from coterie.store import Journal
@@ -105,8 +106,35 @@ class _Round:
         return [i for i, completion in enumerate(self.completions) if completion is None]
 
 
+Item: TypeAlias = tuple[_Round, int]  # a call: its round and its place in it
+
+
+class _Desk:
+    """The calls of one expert: those that wait, those under way, those to be asked again."""
+
+    def __init__(self, expert: Expert) -> None:
+        self.expert = expert
+        self.queue: deque[Item] = deque()
+        self.again: deque[Item] = deque()  # failed in company, to be asked once more, alone
+        self.busy = 0  # calls under way
+        self.begun = 0  # calls so far
+        self.failures = 0  # in a row
+
+    async def ask(self, item: Item) -> tuple[Completion, bool]:
+        """The completion, and whether the expert was at other calls meanwhile."""
+        current, place = item
+        self.busy += 1
+        self.begun += 1
+        number, company = self.begun, self.busy > 1
+        try:
+            completion = await self.expert.complete(current.calls[place])
+        finally:
+            self.busy -= 1
+        return completion, company or self.begun > number
+
+
 class _Batch:
-    """Queues of pending calls by expert, and the experts in memory."""
+    """A desk for every expert, and the experts in memory."""
 
     def __init__(
         self,
@@ -121,11 +149,9 @@ class _Batch:
         self.report = report
         self.progress = Progress()
         self.conversations: list[Conversation] = []
-        self.queues: dict[str, deque[tuple[_Round, int]]] = {name: deque() for name in experts}
+        self.desks = {name: _Desk(expert) for name, expert in experts.items()}
         self.resident: list[str] = []  # experts with a place in memory, least recently used first
         self.serving: set[str] = set()  # those of them that are at work
-        self.busy = dict.fromkeys(experts, 0)  # calls under way
-        self.failures = dict.fromkeys(experts, 0)  # in a row
 
     def admit(self, conversation: Conversation) -> None:
         """Take up a conversation as far as the journal knows it."""
@@ -153,14 +179,13 @@ class _Batch:
         return self.journal.find(conversation.query.id, conversation.step, conversation.pending)
 
     def _queue(self, current: _Round, place: int) -> None:
-        name = current.calls[place].expert
-        if name not in self.queues:
-            raise ExpertError(f"no expert called {name!r} in the pool")
-        self.queues[name].append((current, place))
+        call = current.calls[place]
+        expert_of(call, self.experts)
+        self.desks[call.expert].queue.append((current, place))
 
     async def run(self) -> None:
         """Wave after wave until nothing is pending."""
-        while waiting := [name for name, queue in self.queues.items() if queue]:
+        while waiting := [name for name, desk in self.desks.items() if desk.queue]:
             waiting.sort(key=lambda name: name not in self.resident)
             remote = [name for name in waiting if not self.experts[name].size]
             local = iter([name for name in waiting if self.experts[name].size])
@@ -196,41 +221,53 @@ class _Batch:
         if len(self.resident) < self.capacity:
             return None
         idle = [name for name in self.resident if name not in self.serving]
-        victim = min(idle, key=lambda name: bool(self.queues[name]))
+        victim = min(idle, key=lambda name: bool(self.desks[name].queue))
         self.resident.remove(victim)
         return victim
 
     async def _drain(self, name: str) -> None:
-        """Work off the queue of an expert, calls that come up meanwhile included."""
-        while self.queues[name]:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._work(name, group))
+        """Work off the queue of an expert, calls that come up meanwhile included.
 
-    async def _work(self, name: str, group: asyncio.TaskGroup) -> None:
+        Weights that crash take all calls under way with them. So a failure in company says little:
+        such calls are asked once more, one at a time.
+        """
+        desk = self.desks[name]
+        while desk.queue or desk.again:
+            if desk.again:
+                item = desk.again.popleft()
+                completion, _ = await desk.ask(item)
+                self._settle(desk, item, completion)
+            else:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._work(desk, group))
+
+    async def _work(self, desk: _Desk, group: asyncio.TaskGroup) -> None:
         """Call after call; a colleague joins in while calls wait and the expert has free slots."""
-        queue, expert = self.queues[name], self.experts[name]
-        while queue and self.busy[name] < expert.slots:
-            current, place = queue.popleft()
-            self.busy[name] += 1
-            if queue:
-                group.create_task(self._work(name, group))
-            completion = await expert.complete(current.calls[place])
-            self.busy[name] -= 1
-            self._count(name, current, place, completion)
-            self._deliver(current, place, completion)
+        while desk.queue and not desk.again and desk.busy < desk.expert.slots:
+            item = desk.queue.popleft()
+            if desk.queue:
+                group.create_task(self._work(desk, group))
+            completion, company = await desk.ask(item)
+            if completion.failed and company and desk.expert.size:
+                desk.again.append(item)
+            else:
+                self._settle(desk, item, completion)
 
-    def _count(self, name: str, current: _Round, place: int, completion: Completion) -> None:
+    def _settle(self, desk: _Desk, item: Item, completion: Completion) -> None:
+        """Count a completion that stands, and hand it on."""
         self.progress.calls += 1
         self.progress.cost += completion.cost
         if not completion.failed:
-            self.failures[name] = 0
-        elif not self._failed_before(current, place):
-            self.failures[name] += 1
-        if self.failures[name] >= PATIENCE:
+            desk.failures = 0
+        elif not self._failed_before(*item):
+            desk.failures += 1
+        if desk.failures >= PATIENCE:
             raise ExpertError(
-                f"expert {name!r} failed {PATIENCE} times in a row, last with: {completion.error}. "
-                "The run stopped; answers so far are kept, mend the expert and run again"
+                f"expert {desk.expert.name!r} failed {PATIENCE} times in a row, last with: "
+                f"{completion.error}. The run stopped; answers so far are kept, "
+                "mend the expert and run again"
             )
+        self._deliver(*item, completion)
 
     def _failed_before(self, current: _Round, place: int) -> bool:
         """Whether an earlier run failed here too: then it is the question, not the expert."""

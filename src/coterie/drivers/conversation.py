@@ -6,11 +6,21 @@ A driver asks for ``pending`` calls, makes them however it likes and hands the c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from coterie.compositions import Composition
+from coterie.errors import ExpertError
+from coterie.experts.base import Expert
 from coterie.types import Answer, Call, Completion, Decision, Final, Query, Seed, derive_seed
+
+
+def expert_of(call: Call, experts: Mapping[str, Expert]) -> Expert:
+    """The expert that a call is for; raises ExpertError where there is none of this name."""
+    if call.expert not in experts:
+        known = ", ".join(experts)
+        raise ExpertError(f"no expert called {call.expert!r} in the pool; there are {known}")
+    return experts[call.expert]
 
 
 class Conversation:
