@@ -4,8 +4,8 @@ from dataclasses import replace
 import pytest
 
 from coterie.answers import number
-from coterie.errors import PluginError
-from coterie.experts.base import Expert
+from coterie.errors import InputError, PluginError
+from coterie.experts.base import Expert, Price
 from coterie.experts.function import FunctionExpert
 from coterie.pool import Pool
 from coterie.types import Call, Completion, Query
@@ -39,7 +39,6 @@ def test_a_querys_own_options_win_over_the_pools() -> None:
     "other",
     [
         replace(POOL, options={"max_tokens": 10}),
-        replace(POOL, extract="number"),
         replace(POOL, experts={"ann": Closing("ann")}),
         replace(POOL, experts={"bob": Closing("bob"), "ann": Closing("ann")}),
         replace(POOL, experts={**POOL.experts, "bob": FunctionExpert("bob", lambda c: "95")}),
@@ -65,3 +64,18 @@ def test_closing_a_pool_closes_every_expert() -> None:
     experts = {name: Closing(name) for name in ("ann", "bob")}
     asyncio.run(Pool("mine", experts).close())
     assert [expert.closed for expert in experts.values()] == [True, True]
+
+
+def test_an_expert_without_slots_is_refused() -> None:
+    expert = FunctionExpert("idle", lambda call: "95", slots=1)
+    expert.slots = 0
+    with pytest.raises(InputError, match="'idle' has none"):
+        Pool("mine", {"idle": expert})
+
+
+def test_another_price_is_another_fingerprint_and_another_extractor_is_not() -> None:
+    costly = Closing("ann")
+    costly.price = Price(1.0, 2.0)
+    other = replace(POOL, experts={**POOL.experts, "ann": costly})
+    assert other.fingerprint() != POOL.fingerprint()
+    assert replace(POOL, extract="number").fingerprint() == POOL.fingerprint()

@@ -20,7 +20,14 @@ from coterie.pool import Pool
 from coterie.questions import Questions, parse_questions
 from coterie.records import Records
 from coterie.routers.baselines import BestSingle
-from coterie.runs import answer_lines, answer_questions, answer_row, describe, fingerprint
+from coterie.runs import (
+    answer_lines,
+    answer_questions,
+    answer_row,
+    describe,
+    fingerprint,
+    profile_questions,
+)
 from coterie.types import Answer, Call, Completion, Decision, Flow, Query, Seed
 
 LINES = [json.dumps({"id": f"q{i}", "question": f"What is {i}?"}).encode() for i in range(4)]
@@ -75,7 +82,7 @@ def test_decisions_are_not_made_again(tmp_path: Path) -> None:
         ({"seed": 1}, "seed was '0', is '1'"),
         ({"questions": QUESTIONS.take([0, 1])}, "questions was"),
         ({"pool": replace(POOL, options={"max_tokens": 9})}, "pool was .*; questions was"),
-        ({"pool": replace(POOL, extract="whole")}, "pool was"),
+        ({"pool": replace(POOL, extract="whole")}, "extract was 'arrow', is 'whole'"),
     ],
 )
 def test_another_run_over_the_journal_is_refused(
@@ -174,3 +181,19 @@ def test_utility_runs_are_journaled_too(tmp_path: Path) -> None:
             POOL, QUESTIONS, fitted("a", "b"), Utility(), single, journal=tmp_path / "j"
         )
         assert asyncio.run(job).progress.calls == calls
+
+
+def test_a_profile_goes_on_where_it_stopped_and_may_read_answers_anew(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def reply(call: Call) -> str:
+        asked.append(call.expert)
+        return "so => 95"
+
+    expert = FunctionExpert("a", reply)
+    pool = Pool("mine", {"a": expert})
+    known = Questions((Query.from_text("q", "37 + 58?"),), ("95",), (None,))
+    first = asyncio.run(profile_questions(pool, known, journal=tmp_path / "journal"))
+    read = replace(pool, extract="arrow")
+    second = asyncio.run(profile_questions(read, known, journal=tmp_path / "journal"))
+    assert (first.quality[0, 0], second.quality[0, 0], len(asked)) == (0.0, 1.0, 1)

@@ -103,41 +103,53 @@ def profile(
     questions: QuestionsArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the records.")],
     annotator: AnnotatorOption = None,
+    aggregators: Annotated[
+        bool, typer.Option("--aggregators", help="Also measure who merges answers best.")
+    ] = False,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Put labelled questions to every expert and record score, cost and latency.
 
+    Interrupt it whenever you like: the same command goes on where it stopped.
+
     Example: coterie profile embedded questions.jsonl -o records
     """
-    from dataclasses import replace
-
+    from coterie.aggregator_benchmark import aggregator_accuracy
+    from coterie.aggregators import ByExpert
     from coterie.config import read_config
-    from coterie.console import RichConsole, show_experts
-    from coterie.profiling import annotate_queries, profile_pool
+    from coterie.console import RichConsole, show_aggregators, show_experts
     from coterie.questions import read_questions
+    from coterie.runs import profile_questions
 
     made = read_config(pool).pool()
     asked = read_questions(questions)
+    kept = _journal_of(str(output), questions)
     console = RichConsole()
 
     async def job() -> Any:
         try:
-            known = asked
-            if annotator:
-                with console.phase("skills", 5 * len(asked)) as report:
-                    queries = await annotate_queries(
-                        made, asked.queries, annotator, seed=seed, report=report
-                    )
-                known = replace(asked, queries=queries)
-            with console.phase("profile", len(known) * len(made.experts)) as report:
-                return await profile_pool(made, known, seed=seed, report=report)
+            known = await _annotated(made, asked, annotator, seed, console, kept)
+            total = len(known) * len(made.experts)
+            with console.phase("profile", total) as report:
+                records = await profile_questions(
+                    made, known, journal=kept, seed=seed, report=report
+                )
+            if not aggregators:
+                return records, None
+            merger = ByExpert("", made.extractor)
+            with console.phase("aggregators", total) as report:
+                return records, await aggregator_accuracy(
+                    made, records, merger, seed=seed, report=report
+                )
         finally:
             await made.close()
 
-    records = _run(job())
+    records, accuracy = _run(job())
     records.write(output)
     show_experts(records, made, as_json)
+    if accuracy is not None:
+        show_aggregators(accuracy, console.stderr)
     console.say(f"records: {output}; next: coterie fit {output} -o router")
 
 
@@ -272,7 +284,7 @@ def answer(
 def _journal_of(output: str, questions: str) -> Path | str:
     """Beside the output; in memory where the output is no file that stays."""
     path = Path(output)
-    if output == "-" or (path.exists() and not path.is_file()):
+    if output == "-" or (path.exists() and not path.is_file() and not path.is_dir()):
         return ":memory:"
     if questions != "-" and path.resolve() == Path(questions).resolve():
         raise CoterieError(f"{output} holds the questions; choose another --output")

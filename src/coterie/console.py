@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -98,3 +98,11 @@ def show_experts(records: Records, pool: Pool, as_json: bool) -> None:
         shown = ["-" if v is None else f"{v:.4g}" for v in (fact["accuracy"], fact["cost"])]
         table.add_row(str(fact["expert"]), str(fact["questions"]), *shown)
     Console().print(table)
+
+
+def show_aggregators(accuracy: Mapping[str, float], out: Console) -> None:
+    """Print who finds the right answer among one right and two wrong ones, the best first."""
+    table = Table("as aggregator", "accuracy", title="one right, two wrong answers given")
+    for name, value in sorted(accuracy.items(), key=lambda item: -item[1]):
+        table.add_row(name, f"{value:.3f}")
+    out.print(table)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from coterie.answers import Extractor, extractor
+from coterie.errors import InputError
 from coterie.experts.base import Expert
 from coterie.types import Query
 
@@ -53,10 +54,20 @@ class Pool:
         """Queries with the pool's options where they have none of their own."""
         return tuple(replace(q, params={**self.options, **q.params}) for q in queries)
 
+    def __post_init__(self) -> None:
+        if idle := [name for name, expert in self.experts.items() if expert.slots < 1]:
+            raise InputError(f"expert {idle[0]!r} has none; it needs at least 1", field="slots")
+
     def fingerprint(self) -> str:
-        """Equal where experts, options and extractor are equal."""
-        experts = [[name, expert.fingerprint()] for name, expert in self.experts.items()]
-        content = json.dumps([experts, dict(self.options), self.extract], sort_keys=True)
+        """Equal where experts, their prices and the options of calls are equal.
+
+        Raises ExpertError where an expert's weights are missing.
+        """
+        experts = [
+            [name, expert.fingerprint(), expert.price.prompt, expert.price.completion]
+            for name, expert in self.experts.items()
+        ]
+        content = json.dumps([experts, dict(self.options)], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     async def close(self) -> None:

@@ -15,7 +15,9 @@ from coterie.drivers.batch import Progress, Result, answer_all
 from coterie.errors import CoterieError
 from coterie.policies import Policy
 from coterie.pool import Pool
+from coterie.profiling import profile_pool
 from coterie.questions import Questions
+from coterie.records import Records
 from coterie.routers.base import Router
 from coterie.store import Journal
 from coterie.types import Answer, Decision, Query, Seed
@@ -49,6 +51,29 @@ async def answer_questions(
             journal=kept,
             report=report,
         )
+
+
+async def profile_questions(
+    pool: Pool,
+    questions: Questions,
+    *,
+    journal: Path | str = ":memory:",
+    seed: Seed = 0,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Records:
+    """Profile the pool; a run over the same journal asks only what is missing.
+
+    How answers are read (``Pool.extract``) may change between runs: texts are journaled.
+    """
+    header = {
+        "coterie": __version__,
+        "profile": fingerprint(pool.prepare(questions.queries)),
+        "pool": pool.fingerprint(),
+        "samples": json.dumps(dict(pool.samples), sort_keys=True),
+        "seed": str(seed),
+    }
+    with Journal(journal, header) as kept:
+        return await profile_pool(pool, questions, seed=seed, journal=kept, report=report)
 
 
 def decide(
@@ -87,6 +112,7 @@ def run_header(
         "coterie": __version__,
         "questions": fingerprint(queries),
         "pool": pool.fingerprint(),
+        "extract": pool.extract,
         "router": router.fingerprint(),
         "policy": _plain(policy),
         "composition": describe(composition),

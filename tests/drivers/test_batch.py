@@ -283,3 +283,19 @@ def test_two_questions_with_one_text_stay_two() -> None:
     with Journal(":memory:", {}) as journal:
         batch(queries, [decision("a")] * 2, single, {"a": Fake("a", World())}, journal=journal)
         assert journal.count() == 2
+
+
+def test_empty_answers_do_not_stop_the_run_nor_are_they_asked_again() -> None:
+    world = World()
+    silent = Silent("a", world, slots=4, size=1)
+    result = batch(questions(20), [decision("a")] * 20, single, {"a": silent})
+    assert all(answer.completion.failed for answer in result.answers)
+    assert len(world.calls) == 20
+
+
+class Silent(Fake):
+    """Stops at once and says so, as a model does that has nothing to say."""
+
+    async def complete(self, call: Call) -> Completion:
+        await super().complete(call)
+        return Completion(self.name, finish_reason="stop", error="answered nothing")

@@ -133,6 +133,11 @@ class _Desk:
         return completion, company or self.begun > number
 
 
+def broke(completion: Completion) -> bool:
+    """Whether the expert itself failed: an empty answer is a failure too, but of the question."""
+    return completion.failed and completion.finish_reason == "error"
+
+
 class _Batch:
     """A desk for every expert, and the experts in memory."""
 
@@ -248,7 +253,7 @@ class _Batch:
             if desk.queue:
                 group.create_task(self._work(desk, group))
             completion, company = await desk.ask(item)
-            if completion.failed and company and desk.expert.size:
+            if broke(completion) and company and desk.expert.size:
                 desk.again.append(item)
             else:
                 self._settle(desk, item, completion)
@@ -257,7 +262,7 @@ class _Batch:
         """Count a completion that stands, and hand it on."""
         self.progress.calls += 1
         self.progress.cost += completion.cost
-        if not completion.failed:
+        if not broke(completion):
             desk.failures = 0
         elif not self._failed_before(*item):
             desk.failures += 1
