@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from coterie import __version__
 from coterie.errors import ArtifactError
+from coterie.files import replace_bytes
 
 FORMAT = "coterie"
 VERSION = 1
@@ -50,8 +50,8 @@ def write_artifact(
     wanted, before = folder / _arrays_name(header), set(folder.glob(ARRAYS))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(wanted, data)
-        _replace(folder / HEADER, text.encode())
+        replace_bytes(wanted, data)
+        replace_bytes(folder / HEADER, text.encode())
     except OSError as error:
         _remove({wanted} - before)
         reason = error.strerror or str(error)
@@ -103,30 +103,6 @@ def _sha256(data: bytes) -> str:
 
 def _arrays_name(header: Mapping[str, Any]) -> str:
     return f"arrays-{header['arrays']['sha256'][:12]}.npz"
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Put ``data`` in place of the file in one step, safely on disk before and after it."""
-    temporary = path.with_name("artifact.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync(path.parent)
-    except OSError:
-        _remove({temporary})
-        raise
-
-
-def _sync(folder: Path) -> None:
-    """Make renames inside the folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove(paths: set[Path]) -> None:

@@ -18,23 +18,39 @@ def replace_file(path: str | Path, content: str | bytes) -> None:
     """
     target = Path(os.path.realpath(path))
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
-    scratch = ""
     try:
         if target.exists() and not target.is_file():
             target.write_bytes(data)
-            return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            replace_bytes(target, data)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        message = f"{path}: cannot be written: {reason}; what was there is unchanged"
+        raise CoterieError(message) from None
+
+
+def replace_bytes(target: Path, data: bytes) -> None:
+    """Replace one regular file, on disk before and after the step; raises OSError."""
+    handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(scratch, 0o644)
         os.replace(scratch, target)
-    except OSError as error:
-        if scratch:
-            with contextlib.suppress(OSError):
-                os.unlink(scratch)
-        reason = error.strerror or str(error)
-        message = f"{path}: cannot be written: {reason}; what was there is unchanged"
-        raise CoterieError(message) from None
+        _sync(target.parent)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(scratch)
+        raise
+
+
+def _sync(folder: Path) -> None:
+    """Make renames inside the folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
