@@ -95,6 +95,44 @@ class Weighted:
         return math.log(q * (self.choices - 1) / (1 - q))
 
 
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """Each completion counts by its own log odds of being right, its confidence included.
+
+    The log odds are ``intercept + quality * logit(q) + surprise * log(-l)`` with q the expected
+    quality of its expert and l its mean token log probability; ``evaluation.calibrate`` fits the
+    three numbers by logistic regression. ``choices`` as in ``Weighted``, which also weighs
+    completions without a log probability.
+    """
+
+    intercept: float
+    quality: float
+    surprise: float
+    extract: Extractor = whole
+    choices: int = 10
+
+    def __call__(
+        self, query: Query, completions: Sequence[Completion], weights: Sequence[float], seed: Seed
+    ) -> Completion:
+        """The answer with the largest total log odds."""
+        odds = [self.log_odds(c, q) for c, q in zip(completions, weights, strict=True)]
+        return tally(completions, odds, self.extract)
+
+    def log_odds(self, completion: Completion, quality: float) -> float:
+        """Weight of one vote."""
+        if completion.logprob is None:
+            return Weighted(self.extract, self.choices).log_odds(quality)
+        prior, doubt = calibration_features(quality, completion.logprob)
+        own = self.intercept + self.quality * prior + self.surprise * doubt
+        return own + math.log(self.choices - 1)
+
+
+def calibration_features(quality: float, logprob: float) -> tuple[float, float]:
+    """logit(q), q within [0.01, 0.99], and log(-l), -l at least 1e-6."""
+    q = min(max(quality, 0.01), 0.99)
+    return math.log(q / (1 - q)), math.log(max(-logprob, 1e-6))
+
+
 TEMPLATE = """{question}
 
 Several models answered this question. Their answers may be wrong.

@@ -5,6 +5,7 @@ Extractors follow the released code of Symbolic-MoE (multiple choice, boxed) whe
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import TypeAlias
@@ -31,10 +32,12 @@ def arrow(text: str) -> str:
 def choice(text: str) -> str:
     """The last letter A to J before a ``)``, else the last bare one, else ``N/A``.
 
+    A bare I counts as a word, not as an option.
+
     >>> choice("Not (B). The answer is (C)."), choice("It is D"), choice("no idea")
     ('C', 'D', 'N/A')
     """
-    found = re.findall(r"([A-J])\)", text) or re.findall(r"\b([A-J])\b", text)
+    found = re.findall(r"([A-J])\)", text) or re.findall(r"\b([A-HJ])\b", text)
     return found[-1] if found else "N/A"
 
 
@@ -86,5 +89,24 @@ def normalise(answer: str) -> str:
 
 
 def score(text: str, reference: str, extract: Extractor) -> float:
-    """1.0 where the extracted answer equals the reference after normalising, else 0.0."""
-    return float(normalise(extract(text)) == normalise(reference))
+    """1.0 where the extracted answer is the reference, else 0.0.
+
+    Compared are normalised texts, and numbers by value. The reference may be written like an answer
+    (``(C)``, ``1,200``): then what is extracted from it counts.
+
+    >>> score("It is (C).", "(C)", choice), score("1,200 pens", "1200.0", number)
+    (1.0, 1.0)
+    """
+    given = normalise(extract(text))
+    wanted = {normalise(reference), normalise(extract(reference))} - {normalise("N/A")}
+    values = {value for w in wanted if (value := _value(w)) is not None}
+    return float(given in wanted or _value(given) in values)
+
+
+def _value(text: str) -> float | None:
+    """The text as a number, if it is one."""
+    try:
+        value = float(text.replace(",", ""))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

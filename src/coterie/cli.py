@@ -35,6 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _debug = False
+_kept = ""  # the journal of the command that runs, for what Ctrl-C says
 
 PoolArgument = Annotated[
     str,
@@ -135,6 +136,7 @@ def profile(
                 records = await profile_questions(
                     made, known, journal=kept, seed=seed, report=report
                 )
+            records.write(output)
             if not aggregators:
                 return records, None
             merger = ByExpert("", made.extractor)
@@ -146,7 +148,6 @@ def profile(
             await made.close()
 
     records, accuracy = _run(job())
-    records.write(output)
     show_experts(records, made, as_json)
     if accuracy is not None:
         show_aggregators(accuracy, console.stderr)
@@ -174,19 +175,49 @@ def fit(
     kind = plugins.load("routers", router, allow_import=True)
     settings: dict[str, Any] = {"encoder": encoder} if encoder else {}
     data = Records.read(records)
-    if router == "skills" and any(q.tags for q in data.queries):
+    tagged = router == "skills" and any(q.tags for q in data.queries)
+    if tagged:
         settings["annotator"] = "tags"
     check_keys(kind, settings, None, f"router {router}")
     fitted: Router = kind(**settings).fit(data)
     fitted.save(output)
+    vote = _calibration(kind, settings, data)
     facts = {
         "router": fitted.name,
         "experts": list(fitted.experts_),
         "queries": len(data),
         "fingerprint": fitted.fingerprint(),
         "path": str(output),
+        "calibration": vote,
     }
-    _print(facts, as_json, f"{fitted.name} router on {len(data)} queries: {output}")
+    lines = [f"{fitted.name} router on {len(data)} queries: {output}"]
+    if tagged:
+        lines.append("it reads skills from the annotator: answer needs --annotator too")
+    if vote:
+        shown = ", ".join(f"{name} = {value}" for name, value in vote.items())
+        lines += [
+            "confidence-weighted vote for three recruits, fitted on these records:",
+            '  aggregator = "calibrated"',
+            f"  aggregator_settings = {{ {shown} }}",
+        ]
+    _print(facts, as_json, "\n".join(lines))
+
+
+def _calibration(kind: Any, settings: dict[str, Any], data: Any) -> dict[str, float] | None:
+    """Settings of the confidence-weighted vote, where records are many and have confidences."""
+    from coterie.answers import whole
+    from coterie.evaluation import FOLDS, calibrate, cross_fitted
+    from coterie.policies import Recruit
+
+    if len(data) < 10 * FOLDS or not (data.logprob == data.logprob).any():
+        return None
+    try:
+        decisions = cross_fitted(lambda: kind(**settings), data, Recruit())
+    except CoterieError:  # a router that knows only its own queries, such as the oracle
+        return None
+    vote = calibrate(decisions, data, whole)
+    names = ("intercept", "quality", "surprise")
+    return None if vote is None else {name: getattr(vote, name) for name in names}
 
 
 @app.command()
@@ -200,6 +231,9 @@ def route(
         typer.Option("--willingness-to-pay", "-w", help="Choose one expert by utility instead."),
     ] = None,
     kind: Annotated[str | None, typer.Option(help="module:Attr of a router of your own.")] = None,
+    skills: Annotated[
+        str | None, typer.Option(help="Skills, for a router fitted with --annotator: 'a, b'.")
+    ] = None,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -207,6 +241,8 @@ def route(
 
     Example: coterie route "What is 37 plus 58?" --router router
     """
+    from dataclasses import replace
+
     from coterie.policies import Policy, Recruit, Utility
     from coterie.types import Query
 
@@ -214,7 +250,8 @@ def route(
     if not text.strip():
         raise CoterieError("the question is empty; give its text or pipe it in with '-'")
     fitted = _load_router(router, kind)
-    query = Query.from_text("question", text)
+    tags = tuple(word.strip() for word in (skills or "").split(",") if word.strip())
+    query = replace(Query.from_text("question", text), tags=tags)
     policy: Policy = Recruit(k, rule, seed=seed)
     if willingness_to_pay is not None:
         policy = Utility(willingness_to_pay)
@@ -257,7 +294,7 @@ def answer(
     made = config.pool()
     fitted = _router_of(config, router, kind)
     asked = read_questions(questions)
-    policy, composition = config.policy(), config.composition(made)
+    policy, composition = config.policy(seed), config.composition(made)
     kept = journal or _journal_of(output, questions)
     console = RichConsole()
 
@@ -283,12 +320,14 @@ def answer(
 
 def _journal_of(output: str, questions: str) -> Path | str:
     """Beside the output; in memory where the output is no file that stays."""
+    global _kept
     path = Path(output)
     if output == "-" or (path.exists() and not path.is_file() and not path.is_dir()):
         return ":memory:"
     if questions != "-" and path.resolve() == Path(questions).resolve():
         raise CoterieError(f"{output} holds the questions; choose another --output")
-    return Path(f"{output}.journal")
+    _kept = f"{output}.journal"
+    return Path(_kept)
 
 
 async def _annotated(
@@ -342,7 +381,7 @@ def _router_of(config: Config, folder: Path | None, kind: str | None) -> Router:
             f"{config.path} names no [router] and --router is not given; make one with: "
             "coterie profile POOL QUESTIONS -o records && coterie fit records -o router"
         )
-    return _load_router(path, kind)
+    return _load_router(path, kind or config.router_kind())
 
 
 def _load_router(path: Path, kind: str | None) -> Router:
@@ -374,7 +413,8 @@ def main() -> None:
             sys.stdout.flush()  # a full disk shows here, while it can still be told
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            _fail("interrupted; what was journaled is kept, run it again to go on", INTERRUPTED)
+            kept = f"; {_kept} keeps what was done, run it again to go on" if _kept else ""
+            _fail(f"interrupted{kept}", INTERRUPTED)
         raise
     except CoterieError as error:
         _fail(f"error: {error}", 1)

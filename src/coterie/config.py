@@ -23,9 +23,8 @@
     name = "recruit"
     k = 3
 
-    [composition]
-    name = "recruit"
-    aggregator = "weighted"
+    [composition]                      # the policy's own composition
+    aggregator = "weighted"            # recruit: majority | weighted | expert; cascade: threshold
 """
 
 from __future__ import annotations
@@ -44,11 +43,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from coterie import plugins
 from coterie.answers import extractor
-from coterie.compositions import Composition
+from coterie.compositions import Composition, cascade, confident
 from coterie.errors import ConfigError, CoterieError
 from coterie.experts.base import Expert, Price
 from coterie.policies import Policy
 from coterie.pool import Pool
+from coterie.types import Seed
 
 EMBEDDED = Path(__file__).parent / "embedded" / "pool.toml"
 PER_MILLION = 1e-6
@@ -103,9 +103,13 @@ class PolicyTable(BaseModel):
 
 
 class CompositionTable(_Table):
-    """A composition and, for ``recruit``, how answers are merged."""
+    """A composition (the policy's own by default) and how answers are merged or accepted.
 
-    name: str = "recruit"
+    ``threshold`` is for ``cascade``: the mean token log probability that is good enough.
+    """
+
+    name: str | None = None
+    threshold: float | None = None
     aggregator: str | None = None
     aggregator_settings: dict[str, Any] = {}
 
@@ -165,19 +169,41 @@ class Config:
         router = self.settings.router
         return None if router is None else self.path.parent / router.path
 
-    def policy(self) -> Policy:
-        """Make the policy."""
+    def router_kind(self) -> str | None:
+        """``module:Attr`` of the user's own router, if the file names one."""
+        router = self.settings.router
+        return None if router is None else router.kind
+
+    def policy(self, seed: Seed = 0) -> Policy:
+        """Make the policy; ``seed`` is its seed where it takes one and the file gives none."""
         table = self.settings.policy
         settings = dict(table.model_extra or {})
+        factory = _load("policies", table.name, self.path, "policy")
+        if "seed" in inspect.signature(factory).parameters:
+            settings.setdefault("seed", seed)
         made: Policy = self._make("policies", table.name, settings, "policy")
         return made
 
     def composition(self, pool: Pool) -> Composition:
-        """Make the composition, with its aggregator where it takes one."""
+        """Make the composition that the policy decides for, with its aggregator or threshold."""
         table = self.settings.composition
+        decided = getattr(self.policy(), "composition", table.name or "recruit")
+        if table.name not in (None, decided):
+            message = f"policy {self.settings.policy.name!r} decides for {decided!r}"
+            hint = f"leave the key out, or set [policy] composition = {table.name!r}"
+            raise ConfigError(f"{message}; {hint}", path=self.path, field="composition.name")
+        if decided == "cascade":
+            return self._cascade()
         return make_composition(
-            pool, table.name, table.aggregator, table.aggregator_settings, path=self.path
+            pool, decided, table.aggregator, table.aggregator_settings, path=self.path
         )
+
+    def _cascade(self) -> Composition:
+        threshold = self.settings.composition.threshold
+        if threshold is None:
+            message = "cascade needs one: the mean token log probability that is good enough"
+            raise ConfigError(message, path=self.path, field="composition.threshold")
+        return functools.partial(cascade, accept=confident(threshold))
 
     def _installed(self, entry: ExpertTable) -> bool:
         if not entry.optional:

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -43,7 +43,6 @@ from coterie.study import Study, summary
 from coterie.types import Call, Completion, Decision
 
 K = 3  # experts per question (paper)
-FOLDS = 5
 BENCHMARK = 160  # validation questions in the aggregator benchmark
 TEMPLATE = "{question}\n{answers}\nBest answer?"  # what the larger generalist was trained on
 
@@ -105,18 +104,24 @@ class _Demo:
         self.seconds: dict[str, float] = {}
 
     async def run(self) -> Study:
+        start = time.perf_counter()
         profiled = await self._profile("validation", list(self.pool.experts))
         validation = evaluation.complete(profiled)
-        router = Skills().fit(profiled)
-        judged = Skills().fit(validation)
+        router = Skills().fit(validation)
         accuracy = await self._benchmark(validation)
         merger = max(accuracy, key=lambda name: accuracy[name])
-        selection = await self._select(validation, merger)
-        rule, aggregator = self._decode(max(selection, key=lambda key: selection[key]), merger)
+        crossed = {
+            rule: evaluation.cross_fitted(Skills, validation, Recruit(K, rule)) for rule in RULES
+        }
+        votes = self._votes(validation, crossed["greedy"])
+        selection = await self._select(validation, crossed, votes, merger)
+        rule, name = max(selection, key=lambda key: selection[key]).split("/")
+        aggregator = {**votes, "expert": self._merge_by(merger)}[name]
         result = await self._answer(router, validation, rule, aggregator)
         test = await self._profile("test", list(validation.experts))
         headline = evaluation.answers_row("coterie", result.answers, test, self.extract)
-        rows = await self._rows(validation, test, judged, merger, headline)
+        rows = await self._rows(validation, test, router, votes, merger, headline)
+        self.seconds["all"] = time.perf_counter() - start
         return Study(
             rows=tuple(rows),
             headline=headline,
@@ -124,15 +129,15 @@ class _Demo:
             validation=validation,
             test=test,
             answers=result.answers,
-            chosen={"rule": rule, "aggregator": _name(aggregator), "aggregating expert": merger},
+            chosen={"rule": rule, "aggregator": name, "aggregating expert": merger},
             aggregators=accuracy,
             selection=selection,
             loads={
                 "actual": result.progress.loads,
-                "naive": naive_loads(result.answers, self.pool.experts),
+                "naive": naive_loads(result.answers, self.pool.experts, self.pool.capacity),
                 "lower_bound": distinct_loads(result.answers, self.pool.experts),
             },
-            unique=self._unique(judged, validation),
+            unique=self._unique(router, validation),
             seconds=self.seconds,
             parameters=self.pool.parameters,
             left_out=self.left_out,
@@ -166,27 +171,35 @@ class _Demo:
     def _merge_by(self, expert: str) -> ByExpert:
         return ByExpert(expert, self.extract, TEMPLATE, brief=True)
 
-    async def _select(self, validation: Records, merger: str) -> dict[str, float]:
+    def _votes(self, validation: Records, decisions: Sequence[Decision]) -> dict[str, Aggregator]:
+        """Ways to vote, the confidence-weighted one fitted on cross-fitted decisions."""
+        votes: dict[str, Aggregator] = {
+            "weighted": Weighted(self.extract),
+            "majority": Majority(self.extract),
+        }
+        calibrated = evaluation.calibrate(decisions, validation, self.extract)
+        return votes if calibrated is None else {**votes, "calibrated": calibrated}
+
+    async def _select(
+        self,
+        validation: Records,
+        crossed: Mapping[str, Sequence[Decision]],
+        votes: Mapping[str, Aggregator],
+        merger: str,
+    ) -> dict[str, float]:
         """Validation accuracy of every rule and vote, and of the aggregating expert."""
         scores: dict[str, float] = {}
-        crossed = {rule: cross_fitted(Skills, validation, rule) for rule in RULES}
-        for rule in RULES:
-            for aggregator in (Weighted(self.extract), Majority(self.extract)):
-                vote = composed(aggregator)
-                row = evaluation.replay_row("", crossed[rule], vote, validation, self.extract)
-                scores[f"{rule}/{_name(aggregator)}"] = float(row.scores.mean())
+        for rule, decisions in crossed.items():
+            for name in ("weighted", "majority"):
+                vote = composed(votes[name])
+                row = evaluation.replay_row("", decisions, vote, validation, self.extract)
+                scores[f"{rule}/{name}"] = float(row.scores.mean())
+            held_out = evaluation.calibrated_scores(decisions, validation, self.extract, composed)
+            if held_out is not None:
+                scores[f"{rule}/calibrated"] = float(held_out.mean())
         row = await self._merged(validation, crossed["greedy"], merger, "validation")
         scores["greedy/expert"] = float(row.scores.mean())
         return scores
-
-    def _decode(self, key: str, merger: str) -> tuple[str, Aggregator]:
-        rule, name = key.split("/")
-        known: dict[str, Aggregator] = {
-            "weighted": Weighted(self.extract),
-            "majority": Majority(self.extract),
-            "expert": self._merge_by(merger),
-        }
-        return rule, known[name]
 
     async def _merged(
         self, records: Records, decisions: Sequence[Decision], merger: str, split: str
@@ -212,7 +225,7 @@ class _Demo:
     ) -> Result:
         """The main job: the test questions through the batch driver, grouped by expert."""
         queries = self.pool.prepare(self.questions["test"].queries)
-        policy = trimmed_policy(router, validation, rule)
+        policy = evaluation.trimmed(Recruit(K, rule), router, validation)
         start = time.perf_counter()
         decisions = policy.decide(queries, router.predict(queries))
         self.seconds["recruit"] = time.perf_counter() - start
@@ -230,12 +243,18 @@ class _Demo:
         return result
 
     async def _rows(
-        self, validation: Records, test: Records, router: Router, merger: str, headline: Row
+        self,
+        validation: Records,
+        test: Records,
+        router: Router,
+        votes: Mapping[str, Aggregator],
+        merger: str,
+        headline: Row,
     ) -> list[Row]:
         """The table, from the floor to the ceiling."""
-        weighted = composed(Weighted(self.extract))
+        weighted = composed(votes["weighted"])
         replayed = functools.partial(evaluation.replay_row, records=test, extract=self.extract)
-        trio = evaluation.static_vote(validation, K, Weighted(self.extract))
+        trio = evaluation.static_vote(validation, K, votes["weighted"])
         by_category = evaluation.category_decisions(validation, test, K)
         rows = [
             evaluation.random_row(test),
@@ -246,29 +265,34 @@ class _Demo:
             replayed("per-category best-3 vote", by_category, weighted, reads="category"),
         ]
         for other in (router, KNN().fit(validation), Linear().fit(validation)):
-            estimates = other.predict(test.queries)
-            top = Utility().decide(test.queries, estimates)
-            rows.append(
-                evaluation.column_row(
-                    f"{other.name} router, top 1",
-                    test,
-                    np.array([test.experts.index(d.experts[0]) for d in top]),
-                    "text",
-                )
-            )
-        for rule in RULES:
-            for aggregator in (Weighted(self.extract), Majority(self.extract)):
-                decisions = self._recruited(router, validation, test, rule)
-                name = f"recruit 3, {rule} rule, {_name(aggregator)} vote"
-                rows.append(replayed(name, decisions, composed(aggregator)))
+            rows.append(_top_row(other, test))
         greedy = self._recruited(router, validation, test, "greedy")
+        for name, vote in votes.items():
+            rows.append(replayed(f"recruit 3, greedy rule, {name} vote", greedy, composed(vote)))
+        for rule in RULES[1:]:
+            decisions = self._recruited(router, validation, test, rule)
+            rows.append(replayed(f"recruit 3, {rule} rule, weighted vote", decisions, weighted))
+        if "calibrated" in votes:
+            five, vote = self._five(router, validation, test)
+            rows.append(replayed("recruit 5, greedy rule, calibrated vote", five, composed(vote)))
         rows.append(await self._merged(test, greedy, merger, "test"))
         return [*rows, headline, evaluation.oracle_row(test)]
+
+    def _five(
+        self, router: Router, validation: Records, test: Records
+    ) -> tuple[list[Decision], Aggregator]:
+        """Five experts a question and the vote for them: what more calls would buy."""
+        policy = Recruit(5)
+        crossed = evaluation.cross_fitted(Skills, validation, policy)
+        vote = evaluation.calibrate(crossed, validation, self.extract)
+        assert vote is not None
+        policy = evaluation.trimmed(policy, router, validation)
+        return policy.decide(test.queries, router.predict(test.queries)), vote
 
     def _recruited(
         self, router: Router, validation: Records, test: Records, rule: str
     ) -> list[Decision]:
-        policy = trimmed_policy(router, validation, rule)
+        policy = evaluation.trimmed(Recruit(K, rule), router, validation)
         return policy.decide(test.queries, router.predict(test.queries))
 
     def _unique(self, router: Router, validation: Records) -> dict[str, float]:
@@ -295,31 +319,15 @@ def composed(aggregator: Aggregator) -> Composition:
     return functools.partial(recruit, aggregator=aggregator)
 
 
-def trimmed_policy(router: Router, records: Records, rule: str) -> Recruit:
-    """Recruit K experts by ``rule``, without those under 5 % of recruitments on ``records``."""
-    return Recruit(K, rule).trimmed(records.queries, router.predict(records.queries))
-
-
-def cross_fitted(make: Callable[[], Router], records: Records, rule: str) -> list[Decision]:
-    """Decisions on the records' own queries, each by a router that did not see its fold."""
-    decisions: dict[int, Decision] = {}
-    for rows in records.folds(FOLDS):
-        rest = np.setdiff1d(np.arange(len(records)), rows)
-        training = records.take(rest)
-        router = make().fit(training)
-        queries = [records.queries[i] for i in rows]
-        chosen = trimmed_policy(router, training, rule).decide(queries, router.predict(queries))
-        decisions |= dict(zip(rows.tolist(), chosen, strict=True))
-    return [decisions[i] for i in range(len(records))]
-
-
 def _first(questions: Questions, limit: int | None) -> Questions:
     return questions if limit is None else questions.take(range(min(limit, len(questions))))
 
 
-def _name(aggregator: Aggregator) -> str:
-    names = {Weighted: "weighted", Majority: "majority", ByExpert: "expert"}
-    return names[type(aggregator)]
+def _top_row(router: Router, test: Records) -> Row:
+    """The router's first choice for every question."""
+    decisions = Utility().decide(test.queries, router.predict(test.queries))
+    columns = np.array([test.experts.index(d.experts[0]) for d in decisions])
+    return evaluation.column_row(f"{router.name} router, top 1", test, columns, "text")
 
 
 def write_demo(study: Study, folder: Path) -> None:

@@ -10,7 +10,6 @@
     ├── NotRecordedError         a replay asked for a completion the records do not hold
     ├── ExpertError              an expert could not be loaded, hung, crashed or refused
     ├── ResumeError              a run cannot go on from this journal
-    ├── MissingExtraError        an optional dependency is not installed
     └── PluginError              a name or "module:Attr" leads nowhere
 """
 
@@ -66,14 +65,6 @@ class ExpertError(CoterieError):
 
 class ResumeError(CoterieError):
     """The journal belongs to another run; the message names the difference."""
-
-
-class MissingExtraError(CoterieError):
-    """An optional dependency is missing; the message holds the command that installs it."""
-
-    def __init__(self, package: str, extra: str) -> None:
-        command = f"pip install 'coterie[{extra}]'"
-        super().__init__(f"{package} is not installed; install it with: {command}")
 
 
 class PluginError(CoterieError):

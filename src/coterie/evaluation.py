@@ -8,24 +8,27 @@ indexing; what needs live calls is measured by the caller and enters as a row li
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from coterie.aggregators import Aggregator
+from coterie.aggregators import Aggregator, Calibrated, calibration_features
 from coterie.answers import Extractor, score
 from coterie.compositions import Composition
 from coterie.drivers.replay import replay
 from coterie.errors import InputError, NotRecordedError
 from coterie.metrics import bootstrap_mean, paired_difference
+from coterie.policies import Recruit
 from coterie.records import Records
-from coterie.routers.base import mean_or
+from coterie.routers.base import Router, mean_or
 from coterie.types import Answer, Completion, Decision, FloatArray
 
+FOLDS = 5
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Row:
     """One way of answering: scores and costs per query (arrays of that length), and its reading.
 
@@ -188,3 +191,68 @@ def oracle_row(records: Records) -> Row:
     best = records.quality == records.quality.max(axis=1, keepdims=True)
     columns = np.where(best, records.cost, np.inf).argmin(axis=1)
     return column_row("oracle", records, columns, "the reference")
+
+
+def trimmed(policy: Recruit, router: Router, records: Records) -> Recruit:
+    """The policy without the experts under 5 % of recruitments on the records' queries."""
+    return policy.trimmed(records.queries, router.predict(records.queries))
+
+
+def cross_fitted(make: Callable[[], Router], records: Records, policy: Recruit) -> list[Decision]:
+    """Decisions on the records' own queries, each by a router that did not see its fold."""
+    decisions: dict[int, Decision] = {}
+    for rows in records.folds(FOLDS):
+        training = records.take(np.setdiff1d(np.arange(len(records)), rows))
+        router = make().fit(training)
+        queries = [records.queries[i] for i in rows]
+        chosen = trimmed(policy, router, training).decide(queries, router.predict(queries))
+        decisions |= dict(zip(rows.tolist(), chosen, strict=True))
+    return [decisions[i] for i in range(len(records))]
+
+
+def calibrate(
+    decisions: Sequence[Decision], records: Records, extract: Extractor
+) -> Calibrated | None:
+    """The confidence-weighted vote for such decisions, fitted on what their experts answered.
+
+    Logistic regression of right or wrong on expected quality and log probability, with a ridge of
+    0.01. None where no answer has a log probability. Decisions should be cross-fitted.
+    """
+    from scipy.optimize import minimize
+
+    rows = []
+    for row, decision in enumerate(decisions):
+        for name, quality in zip(decision.experts, decision.weights, strict=True):
+            completion = records.completion(row, name)
+            if completion is not None and completion.logprob is not None:
+                right = records.quality[row, records.experts.index(name)]
+                rows.append((1.0, *calibration_features(quality, completion.logprob), right))
+    if not rows:
+        return None
+    table = np.array(rows)
+    features, right = table[:, :3], table[:, 3]
+
+    def loss(weights: FloatArray) -> float:
+        odds = features @ weights
+        return float(np.logaddexp(0, odds).sum() - right @ odds + 0.01 * weights @ weights)
+
+    intercept, quality, surprise = (round(float(w), 3) for w in minimize(loss, np.zeros(3)).x)
+    return Calibrated(intercept, quality, surprise, extract)
+
+
+def calibrated_scores(
+    decisions: Sequence[Decision],
+    records: Records,
+    extract: Extractor,
+    compose: Callable[[Aggregator], Composition],
+) -> FloatArray | None:
+    """Scores of the confidence-weighted vote on the records, fitted on the other folds."""
+    scores = np.zeros(len(records))
+    for rows in records.folds(FOLDS):
+        rest = np.setdiff1d(np.arange(len(records)), rows)
+        vote = calibrate([decisions[i] for i in rest], records.take(rest), extract)
+        if vote is None:
+            return None
+        chosen, held_out = [decisions[i] for i in rows], records.take(rows)
+        scores[rows] = replay_row("", chosen, compose(vote), held_out, extract).scores
+    return scores

@@ -32,7 +32,8 @@ class Utility:
     """The expert with the largest ``willingness_to_pay * quality - cost``, the others as fallbacks.
 
     ``willingness_to_pay`` is what a score of 1 is worth, in the pool's unit of cost; infinite means
-    that quality alone counts and cost breaks ties (RouterBench's objective).
+    that quality alone counts and cost breaks ties (RouterBench's objective). For the composition
+    ``cascade`` the order is by cost, from the cheapest to the expert of largest utility.
     """
 
     willingness_to_pay: float = float("inf")
@@ -50,9 +51,18 @@ class Utility:
             utility = self.willingness_to_pay * estimates.quality - estimates.cost
         decisions = []
         for row, (values, costs) in enumerate(zip(utility, tie, strict=True)):
-            order = np.lexsort((costs, -values))
+            order: IntArray = np.lexsort((costs, -values))
+            if self.composition == "cascade":
+                order = _cheap_first(order, costs)
             decisions.append(_decision(self.composition, order, values, row, estimates))
         return decisions
+
+
+def _cheap_first(order: IntArray, costs: FloatArray) -> IntArray:
+    """Up to the best expert, everyone cheaper than it, the cheapest first."""
+    best = order[0]
+    cheaper = [j for j in order if costs[j] < costs[best]]
+    return np.array([*sorted(cheaper, key=lambda j: costs[j]), best])
 
 
 def _decision(
@@ -69,7 +79,7 @@ def _decision(
     reason = f"expected quality: {', '.join(shown[:5])}"
     if estimates.evidence:
         reason = f"{estimates.evidence[row]}; {reason}"
-    return Decision(composition, names, qualities, float(utility[order[0]]), reason)
+    return Decision(composition, names, qualities, float(max(utility[j] for j in order)), reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +114,10 @@ class Recruit:
         if not isinstance(self.k, int) or self.k < 1:
             message = f"expected a whole number of at least 1, got {self.k!r}"
             raise InputError(message, field="k")
+        if not isinstance(self.p, int | float) or not 0 < self.p <= 1:
+            raise InputError(f"expected a number in (0, 1], got {self.p!r}", field="p")
+        if not isinstance(self.keep, list | tuple):  # a text would match by its letters
+            raise InputError(f"expected a list of names, got {self.keep!r}", field="keep")
         if not self.temperature > 0:
             message = f"expected a number above 0, got {self.temperature!r}"
             raise InputError(message, field="temperature")
@@ -139,17 +153,11 @@ class Recruit:
         return [int(j) for j in drawn]
 
     def _chances(self, row: int, estimates: Estimates) -> FloatArray:
-        """The distribution of one draw, shape (experts,).
-
-        A router without skills lends 2 quality - 1 as suitability; its experts then count as
-        equally strong, since strength is no property of one query.
-        """
-        local = estimates.suitability
-        if local is None:
-            local = 2 * estimates.quality - 1
-        strength = estimates.strength
-        if strength is None:
-            strength = np.ones(len(estimates.experts))
+        """The distribution of one draw, shape (experts,); only a router with skills has one."""
+        local, strength = estimates.suitability, estimates.strength
+        if local is None or strength is None:
+            message = f"{self.rule!r} needs skill scores; fit the skills router, or use greedy"
+            raise InputError(message, field="rule")
         if np.isnan(local[row]).any():
             return np.full(len(estimates.experts), 1 / len(estimates.experts))
         if self.rule == "paper":

@@ -55,6 +55,8 @@ class Pool:
         return tuple(replace(q, params={**self.options, **q.params}) for q in queries)
 
     def __post_init__(self) -> None:
+        if self.capacity < 1:
+            raise InputError(f"expected at least 1, got {self.capacity}", field="capacity")
         if idle := [name for name, expert in self.experts.items() if expert.slots < 1]:
             raise InputError(f"expert {idle[0]!r} has none; it needs at least 1", field="slots")
 

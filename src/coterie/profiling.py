@@ -10,7 +10,7 @@ import numpy as np
 from coterie.answers import Extractor, score
 from coterie.compositions import annotate, recruit
 from coterie.drivers.batch import Progress, answer_all
-from coterie.errors import InputError
+from coterie.errors import ExpertError, InputError
 from coterie.pool import Pool
 from coterie.questions import Questions
 from coterie.records import NUMBERS, Records
@@ -128,5 +128,11 @@ async def annotate_queries(
         journal=journal,
         report=report,
     )
+    if failed := [a for a in result.answers if a.completion.failed]:
+        first = failed[0]
+        raise ExpertError(
+            f"{len(failed)} of {len(queries)} questions could not be annotated, the first "
+            f"({first.query_id}): {first.completion.error}; run again to ask only these"
+        )
     words = [a.completion.text.split(", ") if a.completion.text else [] for a in result.answers]
     return tuple(replace(q, tags=tuple(w)) for q, w in zip(queries, words, strict=True))

@@ -34,7 +34,7 @@ TEXTS = ("query_id", "expert", "text", "category", "reference", "answer")
 NUMBERS = ("quality", "cost", "latency", "prompt_tokens", "completion_tokens", "logprob")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Records:
     """Outcomes of experts on queries.
 
@@ -154,7 +154,6 @@ class Records:
         return Completion(
             expert=expert,
             text=text,
-            finish_reason="stop" if text else "error",
             error=None if text else f"{expert}: had no answer when it was recorded",
             usage=Usage(int(number("prompt_tokens")), int(number("completion_tokens"))),
             cost=number("cost"),

@@ -21,7 +21,7 @@ from coterie import figures
 from coterie.answers import extractor, score
 from coterie.evaluation import Row
 from coterie.figures import Point, number
-from coterie.study import Study
+from coterie.study import Study, relation
 from coterie.types import Completion, FloatArray
 
 Panel: TypeAlias = Sequence[Mapping[str, Any]]  # Row.summary of every row, in order
@@ -151,13 +151,10 @@ def verdict(study: Study) -> str:
     """One sentence: whether the coterie beats the best single expert, and by how much."""
     facts = study.headline.summary(study.best_single)
     difference, (low, high) = facts["vs_best_single"]["diff"], facts["vs_best_single"]["ci"]
-    relation = "does not reliably differ from"
-    if low > 0 or high < 0:
-        relation = "beats" if low > 0 else "loses to"
     gain, least, most = (number(100 * v, "+.1f") for v in (difference, low, high))
     return (
-        f"The coterie {relation} the best single expert: {100 * facts['accuracy']:.1f} % of "
-        f"{len(study.test)} held-out questions right against "
+        f"The coterie {relation(low, high)} the best single expert: "
+        f"{100 * facts['accuracy']:.1f} % of {len(study.test)} held-out questions right against "
         f"{100 * mean(study.best_single.scores):.1f} % ({_single(study)}), a difference of "
         f"{gain} percentage points (95 % interval {least} to {most})."
     )
@@ -305,7 +302,7 @@ def _gain(study: Study, other: Row) -> str:
 def _machinery(study: Study, panel: Panel) -> str:
     names = {"actual": "grouped by expert", "naive": "question by question"}
     loads = [(names.get(k, k.replace("_", " ")), str(v)) for k, v in study.loads.items()]
-    seconds = dict(study.seconds) | {"all": sum(study.seconds.values())}
+    seconds = study.seconds
     chosen = [(name, number(value)) for name, value in study.selection.items()]
     tables = (
         _table(("model loads for the test", ""), loads, words=1),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +122,11 @@ def run_header(
 
 
 def fingerprint(queries: Sequence[Query]) -> str:
-    """Equal where ids, messages, options and tags are equal."""
-    asked = [[q.id, [dict(m) for m in q.messages], dict(q.params), q.tags] for q in queries]
+    """Equal where ids, messages and options are equal.
+
+    Tags are left out: they only steer decisions, which are journaled before any call.
+    """
+    asked = [[q.id, [dict(m) for m in q.messages], dict(q.params)] for q in queries]
     text = json.dumps(asked, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -130,13 +134,19 @@ def fingerprint(queries: Sequence[Query]) -> str:
 def describe(composition: Composition) -> str:
     """A composition with its settings as text, equal in every process."""
     inner = getattr(composition, "func", composition)
-    settings: dict[str, Any] = dict(getattr(composition, "keywords", {}))
-    shown = {name: _plain(value) for name, value in sorted(settings.items())}
-    return f"{inner.__module__}:{_plain(inner)} {shown}"
+    return f"{inner.__module__}:{_plain(composition)}"
 
 
 def _plain(value: Any) -> str:
     """Text without memory addresses: functions go by their name and what they enclose."""
+    if isinstance(value, functools.partial):
+        settings = [*map(_plain, value.args)]
+        settings += [f"{k}={_plain(v)}" for k, v in sorted(value.keywords.items())]
+        return f"{_plain(value.func)}({', '.join(settings)})"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{k}: {_plain(v)}' for k, v in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_plain, value))}]"
     if hasattr(value, "__qualname__"):
         cells = getattr(value, "__closure__", None) or ()
         enclosed = ", ".join(_plain(cell.cell_contents) for cell in cells)

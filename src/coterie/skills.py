@@ -66,7 +66,8 @@ class TermAnnotator:
 
     Known questions are those given to ``fit``. A new question is compared with them through the
     encoder; terms that occur in more than one of the five nearest are kept, as the paper keeps
-    keywords that occur in more than one of five samples, and of these the five rarest.
+    keywords that occur in more than one of five samples, and of these the five rarest. Questions
+    without any similarity (cosine of at most 0) are not near.
     """
 
     def __init__(self, encoder: Encoder) -> None:
@@ -88,7 +89,10 @@ class TermAnnotator:
             return [()] * len(texts)
         similarity = self.encoder.encode(texts) @ self.vectors.T
         nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :SAMPLES]
-        return [self._rarest(consensus([self.known[i] for i in row])) for row in nearest]
+        return [
+            self._rarest(consensus([self.known[i] for i in near if row[i] > 0]))
+            for near, row in zip(nearest, similarity, strict=True)
+        ]
 
     def _rarest(self, keywords: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(sorted(keywords, key=lambda word: (self.frequency[word], word))[:MOST])

@@ -141,8 +141,7 @@ class Journal:
     def find(self, query: str, step: int, calls: tuple[Call, ...]) -> list[Completion | None]:
         """Journaled completions of one round, None where a call was not completed.
 
-        Where one is missing, later rounds of the query are dropped. Raises ResumeError if a call
-        is not the one that was journaled.
+        Raises ResumeError if a call is not the one that was journaled.
         """
         with self._explained():
             found = self._db.execute(
@@ -158,22 +157,23 @@ class Journal:
                 )
             with self._explained():
                 completions[place] = Completion.from_dict(json.loads(text))
-        if None in completions:
-            self._drop_after(query, step)
         return completions
 
-    def _drop_after(self, query: str, step: int) -> None:
-        with self._explained():
-            self._db.execute("DELETE FROM completions WHERE query=? AND step>?", (query, step))
-
     def add(self, query: str, step: int, place: int, call: Call, completion: Completion) -> None:
-        """Journal one completion; it is safe from a kill when this returns."""
+        """Journal one completion; it is safe from a kill when this returns.
+
+        Later rounds of the query were built on a failure of this call, if there are any: they are
+        dropped. (Where it fails again they still stand, and nothing is asked twice.)
+        """
         text = json.dumps(completion.to_dict())  # ASCII: half a surrogate pair would not be UTF-8
         with self._explained():
+            self._db.execute("BEGIN")
+            self._db.execute("DELETE FROM completions WHERE query=? AND step>?", (query, step))
             self._db.execute(
                 "INSERT INTO completions VALUES (?, ?, ?, ?, ?)",
                 (query, step, place, call.digest(), text),
             )
+            self._db.execute("COMMIT")
 
     def add_failure(self, query: str, step: int, place: int) -> bool:
         """Journal that a call failed; False where it failed in an earlier run already."""

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coterie.evaluation import Row
+from coterie.metrics import paired_difference
 from coterie.records import Records
 from coterie.types import Answer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Study:
     """What a demo found: rows of the table in order, and what the report draws.
 
@@ -69,7 +70,7 @@ def summary(study: Study) -> dict[str, Any]:
         "ci": study.gain["ci"],
         "difference": study.gain["diff"],
         "loads": dict(study.loads),
-        "seconds": round(sum(study.seconds.values()), 1),
+        "seconds": round(study.seconds["all"], 1),
         "phases": {name: round(value, 2) for name, value in study.seconds.items()},
         "chosen_on_validation": dict(study.chosen),
         "validation_accuracy": dict(study.selection),
@@ -82,26 +83,42 @@ def summary(study: Study) -> dict[str, Any]:
     }
 
 
+def compared(study: Study, other: Row) -> str:
+    """In words, whether the coterie beats another row, with the paired 95 % interval."""
+    value, low, high = paired_difference(study.headline.scores, other.scores)
+    return f"coterie {relation(low, high)} {other.name}: {value:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def relation(low: float, high: float) -> str:
+    """What a 95 % interval of a difference allows to say."""
+    if low > 0:
+        return "beats"
+    return "loses to" if high < 0 else "does not reliably differ from"
+
+
+RIVALS = (
+    "best single",
+    "static best-3",
+    "skills router",
+    "per-category table",
+    "recruit 3, merged",
+)
+
+
 def verdict(study: Study) -> list[str]:
-    """Plain sentences: what was chosen, what it gained, what did not help."""
-    facts = study.gain
-    low, high = facts["ci"]
-    beats = "beats" if low > 0 else "does not beat"
-    rows = {row.name: float(row.scores.mean()) for row in study.rows}
-    merged = next(v for name, v in rows.items() if "merged by" in name)
-    vote = rows["recruit 3, greedy rule, weighted vote"]
-    relation = "loses to" if merged < vote else "does not lose to"
-    loads = study.loads
-    lines = [
-        f"chosen on validation: {study.chosen['rule']} rule, {study.chosen['aggregator']} vote",
-        f"coterie {beats} {study.best_single.name}: {facts['diff']:+.3f} [{low:+.3f}, {high:+.3f}]",
-        f"merging by {study.chosen['aggregating expert']} {relation} the weighted vote: "
-        f"{merged:.3f} against {vote:.3f}",
-        f"loads: {loads['actual']} (question by question {loads['naive']}, "
-        f"lower bound {loads['lower_bound']}); cost in {study.unit} a question",
-    ]
+    """Plain sentences: what was chosen, what it gained over what, what it took."""
+    chosen, loads = study.chosen, study.loads
+    lines = [f"chosen on validation: {chosen['rule']} rule, {chosen['aggregator']} vote"]
+    lines += [compared(study, row) for row in study.rows if row.name.startswith(RIVALS)]
+    lines.append(
+        f"loads: {loads['actual']} (question by question with the same room {loads['naive']}, "
+        f"lower bound {loads['lower_bound']}); cost in {study.unit} a question"
+    )
     for name, (accuracy, count) in study.sampled.items():
-        lines.append(f"{name} was asked only {count} validation questions: {accuracy:.3f} right")
+        lines.append(
+            f"{name} was asked only {count} validation questions ({accuracy:.3f} right) and is "
+            "left out of recruiting and of the table"
+        )
     if study.left_out:
         names = ", ".join(study.left_out)
         lines.append(f"not installed, left out: {names} (`make smollm` installs it)")

@@ -40,6 +40,9 @@ class Query:
     params: Mapping[str, Any] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
 
+    def __hash__(self) -> int:
+        return hash(self.id)
+
     @classmethod
     def from_text(cls, id: str, text: str, **params: Any) -> Query:
         """A query of one user message."""
@@ -60,6 +63,9 @@ class Call:
     messages: tuple[Message, ...]
     purpose: Purpose = "answer"
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        return hash(self.digest())
 
     def digest(self) -> str:
         """A short hash of everything in the call, equal for equal calls."""
@@ -115,7 +121,7 @@ class Completion:
         return cls(**{**data, "usage": Usage(**data["usage"])})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Estimates:
     """What a router expects: arrays of shape (queries, experts); cost in the pool's unit.
 

@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 from coterie.compositions import Composition
 from coterie.drivers.conversation import Conversation, expert_of
-from coterie.errors import CoterieError, ExpertError
+from coterie.errors import CoterieError, ExpertError, InputError
 from coterie.experts.base import Expert
 from coterie.store import Journal
 from coterie.types import Answer, Completion, Decision, Query, Seed
@@ -69,7 +69,11 @@ async def answer_all(
     ------
     ExpertError
         An expert cannot be loaded, or failed five times in a row. What was journaled is kept.
+    InputError
+        ``capacity`` is below 1.
     """
+    if capacity < 1:
+        raise InputError(f"expected at least 1, got {capacity}", field="capacity")
     batch = _Batch(experts, journal, capacity, report)
     for query, decision in zip(queries, decisions, strict=True):
         batch.admit(Conversation(query, decision, composition, seed))
@@ -298,10 +302,17 @@ class _Batch:
             self.resident.clear()
 
 
-def naive_loads(answers: Sequence[Answer], experts: Mapping[str, Expert]) -> int:
-    """Loads of answering question after question with one expert in memory at a time."""
-    order = [c.expert for a in answers for c in a.trace if experts[c.expert].size]
-    return sum(1 for previous, name in zip([None, *order], order, strict=False) if previous != name)
+def naive_loads(answers: Sequence[Answer], experts: Mapping[str, Expert], capacity: int = 1) -> int:
+    """Loads of answering question after question with the same room, evicting the least recent."""
+    resident: list[str] = []
+    loads = 0
+    for name in (c.expert for a in answers for c in a.trace if experts[c.expert].size):
+        if name in resident:
+            resident.remove(name)
+        else:
+            loads += 1
+        resident = [*resident, name][-capacity:]
+    return loads
 
 
 def distinct_loads(answers: Sequence[Answer], experts: Mapping[str, Expert]) -> int:

@@ -66,7 +66,8 @@ class Router(ABC):
     def _state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Everything to save: JSON values and arrays."""
         self._check_fitted()
-        params: dict[str, Any] = {"router": self.name, "settings": self._settings(), "learnt": {}}
+        params: dict[str, Any] = {"router": self.name, "settings": self._settings()}
+        params |= {"learnt": {}, "encoders": {}}
         arrays: dict[str, Any] = {}
         for key, value in vars(self).items():
             if not key.endswith("_"):
@@ -75,7 +76,7 @@ class Router(ABC):
                 arrays[key] = value
             elif isinstance(value, Encoder):
                 settings, weights = value.to_arrays()
-                params["encoder"] = {"attribute": key, "name": value.name, "params": settings}
+                params["encoders"][key] = {"name": value.name, "params": settings}
                 arrays |= {f"{key}/{part}": array for part, array in weights.items()}
             else:
                 params["learnt"][key] = value
@@ -109,17 +110,16 @@ class Router(ABC):
     @classmethod
     def _restore(cls, params: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
         router = cls(**params["settings"])
-        encoder = params.get("encoder")
         for key, value in params["learnt"].items():
             setattr(router, key, tuple(value) if isinstance(value, list) else value)
         for key, value in arrays.items():
             if "/" not in key:
                 setattr(router, key, value)
-        if encoder:
-            prefix = encoder["attribute"] + "/"
+        for key, saved in params["encoders"].items():
+            prefix = f"{key}/"
             own = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
-            kind = plugins.load("encoders", encoder["name"])
-            setattr(router, encoder["attribute"], kind.from_arrays(encoder["params"], own))
+            kind = plugins.load("encoders", saved["name"])
+            setattr(router, key, kind.from_arrays(saved["params"], own))
         router._check_fitted()
         return router
 

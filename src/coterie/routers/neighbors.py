@@ -7,6 +7,7 @@ from typing import Self
 
 import numpy as np
 
+from coterie.errors import InputError
 from coterie.features import Encoder
 from coterie.records import Records
 from coterie.routers.base import Router, make_encoder, mean_or, require_rows
@@ -44,6 +45,8 @@ class KNN(Router):
     def fit(self, records: Records) -> Self:
         """Encode and remember the queries and their scores."""
         require_rows(records)
+        if self.k < 1:
+            raise InputError(f"expected at least 1, got {self.k}", field="k")
         texts = [q.text for q in records.queries]
         self.experts_ = records.experts
         self.texts_ = tuple(texts)

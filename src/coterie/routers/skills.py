@@ -46,7 +46,7 @@ class Skills(Router):
     def __init__(
         self,
         annotator: str = "terms",
-        shrinkage: float = 2.0,
+        shrinkage: float = 0.5,
         encoder: str | Encoder = "static",
     ) -> None:
         self.annotator = annotator
@@ -94,6 +94,12 @@ class Skills(Router):
 
     def _keywords(self, queries: Sequence[Query]) -> list[tuple[str, ...]]:
         if self.annotator == "tags":
+            if queries and not any(q.tags for q in queries):
+                raise InputError(
+                    "this router reads skills from Query.tags and no query has any; "
+                    "name the annotating expert (--annotator), or the skills (--skills)",
+                    field="tags",
+                )
             return [q.tags for q in queries]
         params: Mapping[str, Any] = {"known": self.known_}
         annotator = TermAnnotator.restore(self.encoder_, params, {"vectors": self.vectors_})
@@ -106,7 +112,11 @@ class Skills(Router):
         count = self.counts_[:, skills]
         right = (self.points_[:, skills] + count) / 2
         prior = self.shrinkage * self.mean_[:, None]
-        mean: FloatArray = ((right + prior) / (count + self.shrinkage)).mean(axis=1)
+        weight = count + self.shrinkage
+        scores = np.where(
+            weight > 0, (right + prior) / np.maximum(weight, 1e-12), self.mean_[:, None]
+        )
+        mean: FloatArray = scores.mean(axis=1)
         return mean
 
     def _evidence(self, keywords: Sequence[str], mapped: Sequence[int]) -> str:
