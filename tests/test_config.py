@@ -175,10 +175,16 @@ def test_a_wrong_key_or_value_is_named_with_a_remedy(
         ('[policy]\nk = "3"', "policy", "whole number"),
         ('[policy]\ntemperature = "hot"', "policy", "'>' not supported"),
         ('[policy]\nname = "utility"\nwillingness_to_pay = -1', "policy", "at least 0"),
-        ('[composition]\nname = "recrut"', "composition", "did you mean 'recruit'"),
+        ('[policy]\ncomposition = "recrut"', "composition", "did you mean 'recruit'"),
+        ('[composition]\nname = "single"', "composition.name", "policy 'recruit' decides for"),
+        (
+            '[policy]\nname = "utility"\ncomposition = "cascade"',
+            "composition.threshold",
+            "cascade needs one",
+        ),
         ('[composition]\nagregator = "x"', "composition.agregator", "mean 'aggregator'?"),
         (
-            '[composition]\nname = "single"\naggregator = "majority"',
+            '[policy]\nname = "utility"\n[composition]\naggregator = "majority"',
             "composition: aggregator",
             "'single' merges nothing",
         ),

@@ -8,7 +8,6 @@ from coterie.errors import (
     ConfigError,
     CoterieError,
     InputError,
-    MissingExtraError,
     NotFittedError,
 )
 
@@ -45,10 +44,6 @@ def test_an_input_error_names_what_it_knows(where: dict[str, object], shown: str
 def test_whoever_expects_bad_input_gets_these_too(kind: type[InputError]) -> None:
     with pytest.raises(InputError, match=r"a\.toml: wrong"):
         raise kind("wrong", path="a.toml")
-
-
-def test_a_missing_extra_comes_with_the_command_that_installs_it() -> None:
-    assert "pip install 'coterie[training]'" in str(MissingExtraError("torch", "training"))
 
 
 def test_not_fitted_names_the_class() -> None:

@@ -36,6 +36,12 @@ def estimates(quality: Any, cost: Any = None, **more: Any) -> Estimates:
     return Estimates(EXPERTS[: quality.shape[1]], quality, cost, **more)
 
 
+def skilled(quality: Any) -> Estimates:
+    """With skill scores that agree with the qualities."""
+    local = 2 * np.asarray(quality, float) - 1
+    return estimates(quality, suitability=local, strength=np.ones(local.shape[1]))
+
+
 def matrix(elements: st.SearchStrategy[float]) -> st.SearchStrategy[FloatArray]:
     return arrays(float, (5, 4), elements=elements)
 
@@ -209,16 +215,16 @@ def test_a_decision_does_not_depend_on_the_other_queries(
 ) -> None:
     asked = queries(5)
     policy = Recruit(k=2, rule=rule)
-    together = policy.decide(asked, estimates(quality))
-    shuffled = policy.decide([asked[i] for i in order], estimates(quality[order]))
-    alone = [policy.decide([q], estimates(quality[[i]]))[0] for i, q in enumerate(asked)]
+    together = policy.decide(asked, skilled(quality))
+    shuffled = policy.decide([asked[i] for i in order], skilled(quality[order]))
+    alone = [policy.decide([q], skilled(quality[[i]]))[0] for i, q in enumerate(asked)]
     assert together == alone
     assert [together[i] for i in order] == shuffled
 
 
 @pytest.mark.parametrize("rule", ["paper", "released"])
 def test_another_seed_draws_others(rule: str) -> None:
-    expected = estimates(np.full((50, 4), 0.7))
+    expected = skilled(np.full((50, 4), 0.7))
     first, again, other = (
         Recruit(k=1, rule=rule, seed=seed).decide(queries(50), expected) for seed in (0, 0, 1)
     )
@@ -245,7 +251,7 @@ def test_trimming_keeps_exactly_five_percent() -> None:
 
 def test_slots_of_the_trimmed_are_filled_from_the_kept() -> None:
     policy = Recruit(k=5, rule="paper", keep=("bob", "cid"))
-    decisions = policy.decide(queries(20), estimates(np.full((20, 4), 0.5)))
+    decisions = policy.decide(queries(20), skilled(np.full((20, 4), 0.5)))
     assert all(len(d.experts) == 5 for d in decisions)
     assert {e for d in decisions for e in d.experts} == {"bob", "cid"}
 
@@ -293,3 +299,16 @@ def test_distinct_experts_is_a_mean_over_queries() -> None:
     decisions = [Decision("recruit", tuple(names), (1.0,) * 3) for names in ("aaa", "abc")]
     assert distinct_experts(decisions) == 2.0
     assert distinct_experts([]) == 0.0
+
+
+@pytest.mark.parametrize("rule", ["paper", "released"])
+def test_the_papers_rules_refuse_a_router_without_skills(rule: str) -> None:
+    with pytest.raises(InputError, match="needs skill scores; fit the skills router"):
+        Recruit(rule=rule).decide(queries(1), estimates([[0.5, 0.5]]))
+
+
+def test_a_cascade_asks_the_cheaper_first_and_the_best_last() -> None:
+    expected = estimates([[0.9, 0.5, 0.7, 0.1]], [[3.0, 1.0, 2.0, 9.0]])
+    (decision,) = Utility(composition="cascade").decide(queries(1), expected)
+    assert decision.experts == ("bob", "cid", "ann")
+    assert decision.utility == 0.9

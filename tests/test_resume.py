@@ -64,7 +64,7 @@ def test_an_interrupted_run_says_so_and_loses_nothing(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert process.returncode == 130
-    assert err == "interrupted; what was journaled is kept, run it again to go on\n"
+    assert err == "interrupted; answers.jsonl.journal keeps what was done, run it again to go on\n"
     before, known = len(project.calls()), project.journaled()
     assert len(known) >= before - 2
     resumed = project.answer()
@@ -106,7 +106,7 @@ def test_a_changed_run_is_refused_by_name(tmp_path: Path) -> None:
     old, before = project.answers(), project.calls()
     refused = project.answer("answers.jsonl", "--seed", "1")
     assert refused.returncode == 1
-    assert "belongs to another run: seed was '0', is '1'. Restore what changed" in refused.stderr
+    assert "seed was '0', is '1'. Restore what changed" in refused.stderr
     project.write("pool.toml", POOL.replace('"test"', '"test"\noptions = { seed = 3 }'))
     assert "another run: pool was" in project.answer().stderr
     project.write("pool.toml", POOL)

@@ -71,11 +71,13 @@ def test_a_changed_call_stops_the_run(tmp_path: Path) -> None:
                 journal.find("q", 0, calls)
 
 
-def test_later_steps_are_dropped_where_one_is_missing(tmp_path: Path) -> None:
+def test_later_steps_are_dropped_when_an_earlier_call_comes_to_something(tmp_path: Path) -> None:
     with Journal(make(tmp_path / "j"), {"seed": "0"}) as journal:
         journal.add("q", 1, 0, A, YES)
         journal.add("other", 1, 0, A, YES)
         journal.find("q", 0, (A, B))
+        assert journal.find("q", 1, (A,)) == [YES]
+        journal.add("q", 0, 1, B, YES)
         assert journal.find("q", 1, (A,)) == [None]
         assert journal.find("other", 1, (A,)) == [YES]
 

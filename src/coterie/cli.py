@@ -255,6 +255,8 @@ def route(
     policy: Policy = Recruit(k, rule, seed=seed)
     if willingness_to_pay is not None:
         policy = Utility(willingness_to_pay)
+    if reads_tags(fitted) and not tags:
+        raise CoterieError("this router reads skills from an annotator; name them: --skills 'a, b'")
     estimates = fitted.predict([query])
     (decision,) = policy.decide([query], estimates)
     pairs = zip(estimates.experts, estimates.quality[0], estimates.cost[0], strict=True)
@@ -294,6 +296,8 @@ def answer(
     made = config.pool()
     fitted = _router_of(config, router, kind)
     asked = read_questions(questions)
+    if reads_tags(fitted) and annotator is None:
+        raise CoterieError("this router reads skills from an annotator; name it with --annotator")
     policy, composition = config.policy(seed), config.composition(made)
     kept = journal or _journal_of(output, questions)
     console = RichConsole()
@@ -316,6 +320,11 @@ def answer(
     else:
         replace_file(output, lines)
     _finish(result, output, kept, console)
+
+
+def reads_tags(router: Router) -> bool:
+    """Whether the router was fitted on skills that an annotating expert named."""
+    return getattr(router, "annotator", None) == "tags"
 
 
 def _journal_of(output: str, questions: str) -> Path | str:

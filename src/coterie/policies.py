@@ -114,8 +114,8 @@ class Recruit:
         if not isinstance(self.k, int) or self.k < 1:
             message = f"expected a whole number of at least 1, got {self.k!r}"
             raise InputError(message, field="k")
-        if not isinstance(self.p, int | float) or not 0 < self.p <= 1:
-            raise InputError(f"expected a number in (0, 1], got {self.p!r}", field="p")
+        if not isinstance(self.p, int | float) or not 0 <= self.p <= 1:
+            raise InputError(f"expected a number in [0, 1], got {self.p!r}", field="p")
         if not isinstance(self.keep, list | tuple):  # a text would match by its letters
             raise InputError(f"expected a list of names, got {self.keep!r}", field="keep")
         if not self.temperature > 0:

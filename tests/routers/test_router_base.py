@@ -82,7 +82,7 @@ def test_an_artifact_never_imports_what_it_names(folder: Path, trap: str) -> Non
 
 
 def test_an_artifact_never_imports_the_encoder_it_names(folder: Path, trap: str) -> None:
-    edit(folder, encoder={"attribute": "encoder_", "name": trap, "params": {}})
+    edit(folder, encoders={"encoder_": {"name": trap, "params": {}}})
     with pytest.raises(ArtifactError, match="accepted only from a local user"):
         load_router(folder)
 
@@ -102,10 +102,10 @@ def test_a_router_of_a_package_that_is_missing_says_so(tmp_path: Path) -> None:
         {"learnt": None},
         {"learnt": {}},
         {"learnt": {"experts_": ["a"], "texts_": []}},
-        {"encoder": "static"},
-        {"encoder": {"attribute": "encoder_", "name": "lexical", "params": {}}},
-        {"encoder": {"attribute": "encoder_", "name": "static", "params": {"sha256": "00"}}},
-        {"encoder": None},
+        {"encoders": "static"},
+        {"encoders": {"encoder_": {"name": "lexical", "params": {}}}},
+        {"encoders": {"encoder_": {"name": "static", "params": {"sha256": "00"}}}},
+        {"encoders": None},
         {"fingerprint": "0" * 16},
     ],
 )

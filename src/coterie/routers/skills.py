@@ -94,12 +94,6 @@ class Skills(Router):
 
     def _keywords(self, queries: Sequence[Query]) -> list[tuple[str, ...]]:
         if self.annotator == "tags":
-            if queries and not any(q.tags for q in queries):
-                raise InputError(
-                    "this router reads skills from Query.tags and no query has any; "
-                    "name the annotating expert (--annotator), or the skills (--skills)",
-                    field="tags",
-                )
             return [q.tags for q in queries]
         params: Mapping[str, Any] = {"known": self.known_}
         annotator = TermAnnotator.restore(self.encoder_, params, {"vectors": self.vectors_})
