@@ -22,7 +22,8 @@ class Skills(Router):
 
     ``suitability`` is the paper's local score S (NaN for a question without skills), ``strength``
     the profile totals behind its global competency. ``quality`` is the expected score: the mean
-    over the question's skills of the expert's score there, shrunk to its overall mean.
+    over the question's skills of the expert's score there, shrunk to its overall mean; a skill
+    weighs the less the more questions have it.
 
     Parameters
     ----------
@@ -100,18 +101,16 @@ class Skills(Router):
         return annotator.keywords([q.text for q in queries])
 
     def _expected(self, skills: Sequence[int]) -> FloatArray:
-        """Mean over skills of the shrunk score, shape (experts,)."""
+        """Mean over skills of the shrunk score, rare skills first, shape (experts,)."""
         if not skills:
             return self.mean_
         count = self.counts_[:, skills]
         right = (self.points_[:, skills] + count) / 2
-        prior = self.shrinkage * self.mean_[:, None]
-        weight = count + self.shrinkage
-        scores = np.where(
-            weight > 0, (right + prior) / np.maximum(weight, 1e-12), self.mean_[:, None]
-        )
-        mean: FloatArray = scores.mean(axis=1)
-        return mean
+        mass = count + self.shrinkage
+        shrunk = (right + self.shrinkage * self.mean_[:, None]) / np.maximum(mass, 1e-12)
+        scores = np.where(mass > 0, shrunk, self.mean_[:, None])
+        rarity = 1 / np.maximum(count.max(axis=0), 1)
+        return np.average(scores, axis=1, weights=rarity)
 
     def _evidence(self, keywords: Sequence[str], mapped: Sequence[int]) -> str:
         if not keywords:
