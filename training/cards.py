@@ -23,7 +23,7 @@ from coterie.pool import Pool
 from coterie.profiling import profile_pool
 from coterie.questions import embedded_questions
 from training.families import FAMILIES
-from training.train import recipes
+from training.recipes import recipes
 
 TOLERANCE = 0.10  # of the mean accuracy on trained families
 

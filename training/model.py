@@ -6,25 +6,14 @@ them, so exported query and key weights need no permutation.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.recipes import Shape
+
 BOS, EOS, SEP, PAD = 256, 257, 258, 259
 VOCAB = 260
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Sizes of one model; ``width`` must be a multiple of 32 (Q8_0 blocks)."""
-
-    width: int = 128
-    layers: int = 3
-    heads: int = 4
-    hidden: int = 256
-    context: int = 256
 
 
 def encode(prompt: str, answer: str) -> tuple[list[int], int]:

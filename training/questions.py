@@ -12,7 +12,7 @@ from pathlib import Path
 
 from training.families import FAMILIES, Problem, draw
 
-SIZES = {"validation": 50, "test": 100}  # questions per family
+SIZES = {"validation": 50, "test": 80}  # questions per family
 
 
 def problems(split: str, per_family: int) -> list[Problem]:

@@ -1,11 +1,7 @@
 """Train the experts of the embedded pool from a seed and export them as GGUF files.
 
-    python -m training.train all --out src/coterie/embedded/experts  # every expert, two at a time
-    python -m training.train add-expert --out /tmp/out               # one expert
-
-A specialist spends half of its batches on its own family and a quarter on each neighbour in the
-ring, so that every family is known well by one specialist and moderately by two others. The
-generalists see every family alike; every fourth batch of the larger one is aggregation.
+python -m training.train all --out src/coterie/embedded/experts  # every expert, two at a time
+python -m training.train add-expert --out /tmp/out               # one expert
 """
 
 from __future__ import annotations
@@ -15,52 +11,16 @@ import json
 import random
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from training import gguf_file
-from training.families import FAMILIES, Problem, aggregation, draw, neighbours
-from training.model import PAD, Llama, Shape, encode
-
-SEED = 20261122
-SLOW = {"add": 2800, "sort": 2800}  # families that are still learnt slowly after 1,400 steps
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """What one expert is trained on: weights of the families, steps, shape."""
-
-    name: str
-    mix: dict[str, float]
-    steps: int
-    shape: Shape = field(default_factory=Shape)
-    aggregates: bool = False
-    batch: int = 64
-    rate: float = 4e-3
-
-
-def recipes() -> dict[str, Recipe]:
-    """Every expert of the embedded pool, the longest training first."""
-    even = {family: 1.0 for family in FAMILIES}
-    large = Shape(width=192, layers=5, heads=6, hidden=512, context=384)
-    wanted = [
-        Recipe("generalist-large", even, 2800, large, aggregates=True, rate=3e-3),
-        *(
-            Recipe(f"{family}-expert", specialist_mix(family), SLOW.get(family, 1400))
-            for family in FAMILIES
-        ),
-        Recipe("generalist-small", even, 2400),
-    ]
-    return {recipe.name: recipe for recipe in wanted}
-
-
-def specialist_mix(family: str) -> dict[str, float]:
-    """Half its own family, a quarter each neighbour."""
-    before, after = neighbours(family)
-    return {family: 0.5, before: 0.25, after: 0.25}
+from training.families import Problem, aggregation, draw
+from training.model import PAD, Llama, encode
+from training.recipes import SEED, Recipe, recipes
 
 
 def draw_batch(recipe: Recipe, step: int, rng: random.Random) -> list[Problem]:

@@ -212,10 +212,10 @@ def _calibration(kind: Any, settings: dict[str, Any], data: Any) -> dict[str, fl
     if len(data) < 10 * FOLDS or not (data.logprob == data.logprob).any():
         return None
     try:
-        decisions = cross_fitted(lambda: kind(**settings), data, Recruit())
+        crossed = cross_fitted(lambda: kind(**settings), data, {"greedy": Recruit()})
     except CoterieError:  # a router that knows only its own queries, such as the oracle
         return None
-    vote = calibrate(decisions, data, whole)
+    vote = calibrate(crossed["greedy"], data, whole)
     names = ("intercept", "quality", "surprise")
     return None if vote is None else {name: getattr(vote, name) for name in names}
 

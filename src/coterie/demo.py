@@ -42,8 +42,9 @@ from coterie.runs import answer_row
 from coterie.study import Study, summary
 from coterie.types import Call, Completion, Decision
 
+FIVE = "recruit 5, greedy rule, calibrated vote"
 K = 3  # experts per question (paper)
-BENCHMARK = 160  # validation questions in the aggregator benchmark
+BENCHMARK = 80  # validation questions in the aggregator benchmark
 TEMPLATE = "{question}\n{answers}\nBest answer?"  # what the larger generalist was trained on
 
 
@@ -110,9 +111,9 @@ class _Demo:
         router = Skills().fit(validation)
         accuracy = await self._benchmark(validation)
         merger = max(accuracy, key=lambda name: accuracy[name])
-        crossed = {
-            rule: evaluation.cross_fitted(Skills, validation, Recruit(K, rule)) for rule in RULES
-        }
+        policies = {rule: Recruit(K, rule) for rule in RULES} | {FIVE: Recruit(5)}
+        crossed = evaluation.cross_fitted(Skills, validation, policies)
+        five = evaluation.calibrate(crossed.pop(FIVE), validation, self.extract)
         votes = self._votes(validation, crossed["greedy"])
         selection = await self._select(validation, crossed, votes, merger)
         rule, name = max(selection, key=lambda key: selection[key]).split("/")
@@ -120,7 +121,10 @@ class _Demo:
         result = await self._answer(router, validation, rule, aggregator)
         test = await self._profile("test", list(validation.experts))
         headline = evaluation.answers_row("coterie", result.answers, test, self.extract)
-        rows = await self._rows(validation, test, router, votes, merger, headline)
+        rows = await self._rows(validation, test, router, votes, merger)
+        if five is not None:
+            rows.append(self._five(router, validation, test, five))
+        rows += [headline, evaluation.oracle_row(test)]
         self.seconds["all"] = time.perf_counter() - start
         return Study(
             rows=tuple(rows),
@@ -249,9 +253,8 @@ class _Demo:
         router: Router,
         votes: Mapping[str, Aggregator],
         merger: str,
-        headline: Row,
     ) -> list[Row]:
-        """The table, from the floor to the ceiling."""
+        """The table, from the floor up."""
         weighted = composed(votes["weighted"])
         replayed = functools.partial(evaluation.replay_row, records=test, extract=self.extract)
         trio = evaluation.static_vote(validation, K, votes["weighted"])
@@ -272,22 +275,13 @@ class _Demo:
         for rule in RULES[1:]:
             decisions = self._recruited(router, validation, test, rule)
             rows.append(replayed(f"recruit 3, {rule} rule, weighted vote", decisions, weighted))
-        if "calibrated" in votes:
-            five, vote = self._five(router, validation, test)
-            rows.append(replayed("recruit 5, greedy rule, calibrated vote", five, composed(vote)))
-        rows.append(await self._merged(test, greedy, merger, "test"))
-        return [*rows, headline, evaluation.oracle_row(test)]
+        return [*rows, await self._merged(test, greedy, merger, "test")]
 
-    def _five(
-        self, router: Router, validation: Records, test: Records
-    ) -> tuple[list[Decision], Aggregator]:
-        """Five experts a question and the vote for them: what more calls would buy."""
-        policy = Recruit(5)
-        crossed = evaluation.cross_fitted(Skills, validation, policy)
-        vote = evaluation.calibrate(crossed, validation, self.extract)
-        assert vote is not None
-        policy = evaluation.trimmed(policy, router, validation)
-        return policy.decide(test.queries, router.predict(test.queries)), vote
+    def _five(self, router: Router, validation: Records, test: Records, vote: Aggregator) -> Row:
+        """Five experts a question: what more calls buy."""
+        policy = evaluation.trimmed(Recruit(5), router, validation)
+        decisions = policy.decide(test.queries, router.predict(test.queries))
+        return evaluation.replay_row(FIVE, decisions, composed(vote), test, self.extract)
 
     def _recruited(
         self, router: Router, validation: Records, test: Records, rule: str

@@ -8,7 +8,7 @@ indexing; what needs live calls is measured by the caller and enters as a row li
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -198,16 +198,23 @@ def trimmed(policy: Recruit, router: Router, records: Records) -> Recruit:
     return policy.trimmed(records.queries, router.predict(records.queries))
 
 
-def cross_fitted(make: Callable[[], Router], records: Records, policy: Recruit) -> list[Decision]:
-    """Decisions on the records' own queries, each by a router that did not see its fold."""
-    decisions: dict[int, Decision] = {}
+def cross_fitted(
+    make: Callable[[], Router], records: Records, policies: Mapping[str, Recruit]
+) -> dict[str, list[Decision]]:
+    """Decisions on the records' own queries, each by a router that did not see its fold.
+
+    For every policy one decision a query, in order; experts rare in training are trimmed.
+    """
+    decisions: dict[str, dict[int, Decision]] = {name: {} for name in policies}
     for rows in records.folds(FOLDS):
         training = records.take(np.setdiff1d(np.arange(len(records)), rows))
         router = make().fit(training)
         queries = [records.queries[i] for i in rows]
-        chosen = trimmed(policy, router, training).decide(queries, router.predict(queries))
-        decisions |= dict(zip(rows.tolist(), chosen, strict=True))
-    return [decisions[i] for i in range(len(records))]
+        known, expected = router.predict(training.queries), router.predict(queries)
+        for name, policy in policies.items():
+            chosen = policy.trimmed(training.queries, known).decide(queries, expected)
+            decisions[name] |= dict(zip(rows.tolist(), chosen, strict=True))
+    return {name: [d[i] for i in range(len(records))] for name, d in decisions.items()}
 
 
 def calibrate(

@@ -40,7 +40,7 @@ class Questions:
 
 
 def embedded_questions(split: str) -> Questions:
-    """The embedded pool's labelled questions: ``validation`` (400) or ``test`` (800)."""
+    """The embedded pool's labelled questions: ``validation`` (400) or ``test`` (640)."""
     return read_questions(Path(__file__).parent / "embedded" / "questions" / f"{split}.jsonl")
 
 
