@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coterie.aggregators import Aggregator, ByExpert, Majority, Weighted
+from coterie.aggregators import Aggregator, ByExpert, Calibrated, Majority, Weighted
 from coterie.answers import arrow, number
 from coterie.errors import InputError
 from coterie.types import Call, Completion, Query
@@ -132,3 +132,16 @@ def test_braces_in_question_and_answers_stay_as_they_are() -> None:
 def test_a_template_with_other_braces_is_refused_at_once(template: str) -> None:
     with pytest.raises(InputError, match=r"'template': expected \{question\} and \{answers\}"):
         ByExpert("dee", template=template)
+
+
+def test_a_confident_answer_outweighs_an_unsure_one_of_a_better_expert() -> None:
+    vote = Calibrated(intercept=-3.0, quality=0.3, surprise=-1.0)
+    sure = Completion("a", "95", logprob=-0.001)
+    unsure = Completion("b", "85", logprob=-0.5)
+    query = Query.from_text("q", "37 + 58?")
+    assert vote(query, [unsure, sure], [0.9, 0.6], 0) is sure
+
+
+def test_without_log_probabilities_the_calibrated_vote_is_the_weighted_one() -> None:
+    vote = Calibrated(intercept=-3.0, quality=0.3, surprise=-1.0)
+    assert vote.log_odds(Completion("a", "95"), 0.8) == Weighted().log_odds(0.8)

@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 
 from coterie import plugins
 from coterie.aggregators import Majority, Weighted
-from coterie.answers import arrow
+from coterie.answers import arrow, whole
 from coterie.compositions import recruit, single
 from coterie.errors import InputError, NotRecordedError
 from coterie.evaluation import (
     answers_row,
     best_single_row,
+    calibrate,
     category_decisions,
     category_row,
     column_row,
@@ -27,7 +28,7 @@ from coterie.policies import Utility
 from coterie.records import Records
 from coterie.routers.base import Router
 from coterie.testing import EXPERTS, make_records, with_quality
-from coterie.types import Answer, Completion, Decision
+from coterie.types import Answer, Completion, Decision, Query
 
 RECORDS = make_records(24)
 
@@ -193,3 +194,25 @@ def test_a_summary_compares_with_the_baseline_on_the_same_queries() -> None:
     summary = oracle_row(RECORDS).summary(best)
     assert summary["vs_best_single"]["diff"] == 0.5
     assert best.summary(best)["vs_best_single"] == {"diff": 0.0, "ci": [0.0, 0.0]}
+
+
+def test_calibration_learns_that_confidence_tells_right_from_wrong() -> None:
+    generator = np.random.default_rng(0)
+    right = (generator.random((200, 1)) < 0.5).astype(float)
+    records = Records(
+        tuple(Query.from_text(f"q{i}", f"question {i}") for i in range(200)),
+        ("a",),
+        right,
+        logprob=np.where(right == 1, -0.01, -0.3) * generator.uniform(0.5, 2, (200, 1)),
+        texts=np.full((200, 1), "text", object),
+    )
+    vote = calibrate([Decision("recruit", ("a",), (0.5,))] * 200, records, whole)
+    assert vote is not None
+    assert vote.surprise < -1
+    sure, unsure = Completion("a", "x", logprob=-0.01), Completion("a", "x", logprob=-0.3)
+    assert vote.log_odds(sure, 0.5) > vote.log_odds(unsure, 0.5) + 2
+
+
+def test_nothing_is_calibrated_without_log_probabilities() -> None:
+    records = Records((Query.from_text("q", "?"),), ("a",), np.ones((1, 1)))
+    assert calibrate([Decision("recruit", ("a",), (0.5,))], records, whole) is None

@@ -299,3 +299,10 @@ class Silent(Fake):
     async def complete(self, call: Call) -> Completion:
         await super().complete(call)
         return Completion(self.name, finish_reason="stop", error="answered nothing")
+
+
+def test_more_room_saves_loads_question_by_question_too() -> None:
+    world = World()
+    experts = local(world, "a", "b")
+    answers = batch(questions(4), [decision("a", "b")] * 4, recruit, experts).answers
+    assert [naive_loads(answers, experts, room) for room in (1, 2)] == [8, 2]
