@@ -105,7 +105,7 @@ def test_a_name_that_leads_nowhere_is_named(
 def test_the_questions_are_not_overwritten_by_the_answers(tmp_path: Path) -> None:
     project = Project(tmp_path)
     error = sole_error(project.answer("./questions.jsonl"))
-    assert error == "./questions.jsonl holds the questions; choose another --output"
+    assert error == "./questions.jsonl is one of the inputs; choose another --output"
     assert project.calls() == []
 
 

@@ -125,7 +125,9 @@ def profile(
 
     made = read_config(pool).pool()
     asked = read_questions(questions)
-    kept = _journal_of(str(output), questions)
+    if output.exists() and not output.is_dir():
+        raise CoterieError(f"{output} is no folder; --output is a folder for the records")
+    kept = _journal_of(str(output), questions, pool)
     console = RichConsole()
 
     async def job() -> Any:
@@ -151,7 +153,23 @@ def profile(
     show_experts(records, made, as_json)
     if accuracy is not None:
         show_aggregators(accuracy, console.stderr)
+    _complain_of_failures(records, made)
     console.say(f"records: {output}; next: coterie fit {output} -o router")
+
+
+def _complain_of_failures(records: Any, pool: Pool) -> None:
+    """Fail where calls did: their cells are not in the records."""
+    asked = {name: min(pool.samples.get(name, len(records)), len(records)) for name in pool.experts}
+    missing = {
+        name: asked[name] - int(seen)
+        for name, seen in zip(records.experts, records.observed.sum(axis=0), strict=True)
+    }
+    failed = [f"{name}: {n} of {asked[name]} calls" for name, n in missing.items() if n]
+    if failed:
+        raise CoterieError(
+            f"failed ({'; '.join(failed)}); what was answered is recorded, "
+            "run the same command again to ask only the rest"
+        )
 
 
 @app.command()
@@ -246,7 +264,7 @@ def route(
     from coterie.policies import Policy, Recruit, Utility
     from coterie.types import Query
 
-    text = sys.stdin.read() if question == "-" else question
+    text = _piped() if question == "-" else question
     if not text.strip():
         raise CoterieError("the question is empty; give its text or pipe it in with '-'")
     fitted = _load_router(router, kind)
@@ -299,7 +317,9 @@ def answer(
     if reads_tags(fitted) and annotator is None:
         raise CoterieError("this router reads skills from an annotator; name it with --annotator")
     policy, composition = config.policy(seed), config.composition(made)
-    kept = journal or _journal_of(output, questions)
+    if Path(output).is_dir():
+        raise CoterieError(f"{output} is a folder; --output is a file, or '-'")
+    kept = _journal_of(output, questions, pool, journal=journal)
     console = RichConsole()
 
     async def job() -> Any:
@@ -322,19 +342,38 @@ def answer(
     _finish(result, output, kept, console)
 
 
+def _piped() -> str:
+    """The question on standard input; raises CoterieError where it is closed or not UTF-8."""
+    if sys.stdin is None:
+        raise CoterieError("standard input is closed")
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError:
+        raise CoterieError("standard input is not UTF-8") from None
+
+
 def reads_tags(router: Router) -> bool:
     """Whether the router was fitted on skills that an annotating expert named."""
     return getattr(router, "annotator", None) == "tags"
 
 
-def _journal_of(output: str, questions: str) -> Path | str:
-    """Beside the output; in memory where the output is no file that stays."""
+def _journal_of(output: str, *inputs: str, journal: Path | None = None) -> Path | str:
+    """Beside the output; in memory where the output is no file that stays.
+
+    Raises CoterieError where output or journal would overwrite an input or each other.
+    """
     global _kept
     path = Path(output)
+    taken = {Path(name).resolve() for name in inputs if name != "-"}
+    if output != "-" and path.resolve() in taken:
+        raise CoterieError(f"{output} is one of the inputs; choose another --output")
+    if journal is not None:
+        if journal.resolve() in {*taken, path.resolve()}:
+            raise CoterieError(f"{journal} is an input or the output; choose another --journal")
+        _kept = str(journal)
+        return journal
     if output == "-" or (path.exists() and not path.is_file() and not path.is_dir()):
         return ":memory:"
-    if questions != "-" and path.resolve() == Path(questions).resolve():
-        raise CoterieError(f"{output} holds the questions; choose another --output")
     _kept = f"{output}.journal"
     return Path(_kept)
 
@@ -413,6 +452,8 @@ def _run(job: Coroutine[Any, Any, T]) -> T:
 
 def main() -> None:
     """Entry point: errors of ours are one line on stderr and exit code 1, without a traceback."""
+    if sys.stdout is None:  # closed by whoever started us
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open as long as this process)
     if isinstance(sys.stdout, io.TextIOWrapper):  # JSON is UTF-8, whatever the terminal's language
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
@@ -430,9 +471,13 @@ def main() -> None:
     except BrokenPipeError:
         _drop_output()
         sys.exit(1)
+    except KeyboardInterrupt:
+        _fail("interrupted", INTERRUPTED)
     except OSError as error:
         _drop_output()
         _fail(f"error: {error}", 1)
+    except Exception as error:  # not foreseen: one line all the same
+        _fail(f"error: unexpected {type(error).__name__}: {error}; --debug shows where", 1)
 
 
 def _drop_output() -> None:

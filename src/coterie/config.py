@@ -82,7 +82,7 @@ class ExpertTable(BaseModel):
 
     name: str = Field(min_length=1)
     kind: str
-    parameters: int | None = Field(default=None, gt=0)
+    parameters: int | None = Field(default=None, gt=0, lt=10**15)
     price: PriceTable | None = None
     sample: int | None = Field(default=None, gt=0)
     optional: bool = False
@@ -277,7 +277,7 @@ def read_config(path: str | Path) -> Config:
         raise ConfigError(f"cannot be read: {error.strerror}", path=file) from None
     except UnicodeDecodeError:
         raise ConfigError("not UTF-8; save the file as UTF-8", path=file) from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"not TOML: {error}", path=file) from None
     try:
         settings = Settings.model_validate(data)
@@ -373,7 +373,7 @@ def _call(factory: Any, settings: Mapping[str, Any], path: Path | None, where: s
     """``factory(**settings)``; raises ConfigError where it refuses them."""
     try:
         return factory(**settings)
-    except (TypeError, ValueError, CoterieError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError, CoterieError) as error:
         raise ConfigError(str(error), path=path, field=where) from None
 
 

@@ -213,6 +213,7 @@ class _Demo:
         real = self.pool.experts[merger]
         experts: dict[str, Expert] = {**recorded, merger: _Merging(recorded[merger], real)}
         calls = len(records) * (K + 1)
+        start = time.perf_counter()
         with self.console.phase(f"aggregator on {split}", calls) as report:
             result = await answer_all(
                 self.pool.prepare(records.queries),
@@ -221,6 +222,7 @@ class _Demo:
                 experts,
                 report=report,
             )
+        self.seconds[f"merging on {split}"] = time.perf_counter() - start
         name = f"recruit 3, merged by {merger}"
         return evaluation.answers_row(name, result.answers, records, self.extract)
 

@@ -53,6 +53,8 @@ def _registered(kind: str) -> dict[str, EntryPoint]:
 def _import(name: str) -> Any:
     """``module:Attr`` with the working directory importable, as users expect of a command."""
     module_name, _, attribute = name.partition(":")
+    if not module_name or module_name.startswith("."):
+        raise PluginError(f"{name!r}: expected module:Attr, for example my_module:Mine")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
@@ -62,8 +64,9 @@ def _import(name: str) -> Any:
         if error.name and module_name.startswith(error.name):
             raise PluginError(f"{name!r}: there is no module {error.name!r}") from None
         raise
-    except (TypeError, ValueError):  # an empty or relative module name
-        raise PluginError(f"{name!r}: expected module:Attr, for example my_module:Mine") from None
+    except Exception as error:
+        why = f"importing it failed: {type(error).__name__}: {error}"
+        raise PluginError(f"{name!r}: {why}") from error
     try:
         return getattr(module, attribute)
     except AttributeError:

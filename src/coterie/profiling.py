@@ -29,8 +29,9 @@ async def profile_pool(
 ) -> Records:
     """Records of every expert (or of ``experts``) on every question.
 
-    Experts with a sample limit answer a random part of the questions. A failed completion counts
-    as a wrong answer. Raises InputError for a question without a reference answer.
+    Experts with a sample limit answer a random part of the questions. An empty answer is a wrong
+    one; calls that failed leave their cells unobserved. Raises InputError for a question without a
+    reference answer.
     """
     for query, reference in zip(questions.queries, questions.references, strict=True):
         if reference is None:
@@ -71,7 +72,7 @@ def records_of(
 ) -> Records:
     """Records from the traces of answers: the first completion of each expert on each question.
 
-    A failed one is an empty text with a score of 0.
+    An empty answer has a score of 0. Where the expert itself failed it has no score.
     """
     shape = (len(questions), len(experts))
     arrays = {name: np.full(shape, np.nan) for name in NUMBERS}
@@ -81,6 +82,8 @@ def records_of(
         for completion in reversed(answer.trace):
             j = column[completion.expert]
             texts[row, j] = "" if completion.failed else completion.text
+            if completion.broke:
+                continue
             for name, value in _numbers(completion, reference, extract).items():
                 arrays[name][row, j] = value
     return Records(

@@ -47,6 +47,8 @@ def embedded_questions(split: str) -> Questions:
 def read_questions(path: str | Path) -> Questions:
     """Read a JSONL file, or standard input for ``-``; raises InputError naming line and field."""
     if str(path) == "-":
+        if sys.stdin is None:
+            raise InputError("is closed", path="standard input")
         return parse_questions(sys.stdin.buffer, "standard input")
     try:
         with Path(path).open("rb") as lines:

@@ -111,6 +111,11 @@ class Completion:
         """True where there is no text to use."""
         return self.error is not None
 
+    @property
+    def broke(self) -> bool:
+        """Whether the expert itself failed: an empty answer fails too, but by the question."""
+        return self.failed and self.finish_reason == "error"
+
     def to_dict(self) -> dict[str, Any]:
         """Plain containers for JSON."""
         return asdict(self)

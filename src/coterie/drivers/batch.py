@@ -9,6 +9,7 @@ is missing.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -20,7 +21,7 @@ from coterie.drivers.conversation import Conversation, expert_of
 from coterie.errors import CoterieError, ExpertError, InputError
 from coterie.experts.base import Expert
 from coterie.store import Journal
-from coterie.types import Answer, Completion, Decision, Query, Seed
+from coterie.types import Answer, Call, Completion, Decision, Query, Seed
 
 PATIENCE = 5  # failures of one expert in a row that stop the run
 
@@ -131,15 +132,31 @@ class _Desk:
         self.begun += 1
         number, company = self.begun, self.busy > 1
         try:
-            completion = await self.expert.complete(current.calls[place])
+            completion = await completed(self.expert, current.calls[place])
         finally:
             self.busy -= 1
         return completion, company or self.begun > number
 
 
-def broke(completion: Completion) -> bool:
-    """Whether the expert itself failed: an empty answer is a failure too, but of the question."""
-    return completion.failed and completion.finish_reason == "error"
+async def completed(expert: Expert, call: Call) -> Completion:
+    """The completion of a call; an expert that breaks its contract has failed.
+
+    Raises only errors of ours, which stop the run.
+    """
+    try:
+        completion: object = await expert.complete(call)
+    except CoterieError:
+        raise
+    except Exception as error:
+        why = f"{call.expert}: {type(error).__name__}: {error}"
+        return Completion(call.expert, finish_reason="error", error=why)
+    if not isinstance(completion, Completion):
+        why = f"{call.expert}: returned {type(completion).__name__}, expected a Completion"
+        return Completion(call.expert, finish_reason="error", error=why)
+    if not (math.isfinite(completion.cost) and completion.cost >= 0):
+        why = f"{call.expert}: a cost of {completion.cost!r}, expected a number of at least 0"
+        return Completion(call.expert, finish_reason="error", error=why)
+    return completion
 
 
 class _Batch:
@@ -257,7 +274,7 @@ class _Batch:
             if desk.queue:
                 group.create_task(self._work(desk, group))
             completion, company = await desk.ask(item)
-            if broke(completion) and company and desk.expert.size:
+            if completion.broke and company and desk.expert.size:
                 desk.again.append(item)
             else:
                 self._settle(desk, item, completion)
@@ -266,7 +283,7 @@ class _Batch:
         """Count a completion that stands, and hand it on."""
         self.progress.calls += 1
         self.progress.cost += completion.cost
-        if not broke(completion):
+        if not completion.broke:
             desk.failures = 0
         elif not self._failed_before(*item):
             desk.failures += 1

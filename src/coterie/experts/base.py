@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from coterie.errors import InputError
 from coterie.types import Call, Completion, Usage
 
 
@@ -24,6 +25,16 @@ class Price:
     def of(self, usage: Usage) -> float:
         """Cost of a completion with this usage."""
         return self.prompt * usage.prompt_tokens + self.completion * usage.completion_tokens
+
+
+def check_limits(timeout: object, slots: object, retries: object = 0) -> None:
+    """Raise InputError unless seconds are above 0, slots at least 1 and retries at least 0."""
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < 1e9:
+        raise InputError(f"expected seconds above 0, got {timeout!r}", field="timeout")
+    for field, value, least in (("slots", slots, 1), ("retries", retries, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            message = f"expected a whole number of at least {least}, got {value!r}"
+            raise InputError(message, field=field)
 
 
 class Expert(ABC):

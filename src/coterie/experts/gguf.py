@@ -51,6 +51,8 @@ def read_header(path: str | Path) -> Header:
         raise ExpertError(f"{path}: there is no such file; check the path of the weights") from None
     except OSError as error:
         raise ExpertError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise ExpertError(f"{str(path)!r}: no path of a file ({error})") from None
     return _read(path, stat.st_mtime_ns, stat.st_size)
 
 
@@ -64,7 +66,7 @@ def _read(path: Path, modified: int, size: int) -> Header:
             return _Reader(path, data).header()
     except OSError as error:
         raise ExpertError(f"{path}: cannot be read ({error.strerror})") from None
-    except (struct.error, KeyError, UnicodeDecodeError):
+    except (struct.error, KeyError, ValueError, TypeError, OverflowError, RecursionError):
         raise _damaged(path, "its header is cut short or damaged") from None
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from coterie.errors import CoterieError, ExpertError
-from coterie.experts.base import Expert, Price
+from coterie.experts.base import Expert, Price, check_limits
 from coterie.experts.engine import Emit, Generated
 from coterie.experts.gguf import read_header
 from coterie.experts.hosts import WORKERS, Host, ThreadHost, Worker
@@ -46,6 +46,7 @@ class LocalExpert(Expert):
         isolate: bool = True,
         options: Mapping[str, Any] | None = None,
     ) -> None:
+        check_limits(timeout, slots)
         self.name, self.path, self.engine = name, Path(path), engine
         self.slots, self.threads, self.context = slots, threads, context
         self.price, self.timeout, self.isolate = price, timeout, isolate
@@ -59,7 +60,7 @@ class LocalExpert(Expert):
         """Bytes of the file; 0 where there is none (``load`` says so)."""
         try:
             return self.path.stat().st_size
-        except OSError:
+        except (OSError, ValueError):  # a path may hold what no path holds
             return 0
 
     @property

@@ -15,8 +15,8 @@ from typing import Any
 
 import aiohttp
 
-from coterie.errors import ExpertError
-from coterie.experts.base import Expert, Price
+from coterie.errors import ExpertError, InputError
+from coterie.experts.base import Expert, Price, check_limits
 from coterie.experts.engine import Emit
 from coterie.experts.streams import pieces_of
 from coterie.experts.threads import PerLoop
@@ -49,6 +49,10 @@ class OpenAIExpert(Expert):
         retries: int = 2,
         options: Mapping[str, Any] | None = None,
     ) -> None:
+        check_limits(timeout, slots, retries)
+        if not isinstance(base_url, str) or not base_url.startswith(("http://", "https://")):
+            message = f"expected an http or https address, got {base_url!r}"
+            raise InputError(message, field="base_url")
         self.name, self.base_url, self.model = name, base_url.rstrip("/"), model
         self.api_key_env, self.price, self.timeout = api_key_env, price, timeout
         self.slots, self.retries, self.options = slots, retries, dict(options or {})
@@ -78,8 +82,11 @@ class OpenAIExpert(Expert):
     async def _complete(self, call: Call, emit: Emit | None) -> Completion:
         async with self._free.get():
             start, reply = time.perf_counter(), _Reply(emit)
-            error = await self._try(call, reply)
+            failure = await self._try(call, reply)
             seconds = time.perf_counter() - start
+        error = failure
+        if failure is None and not reply.text.strip():
+            error = f"{self.name}: answered nothing"
         usage, estimated = reply.usage, False
         if usage is None:
             usage, estimated = estimate_usage(call.messages, reply.text), True
@@ -91,7 +98,7 @@ class OpenAIExpert(Expert):
             usage=usage,
             cost=self.price.of(usage),
             latency=seconds,
-            finish_reason="error" if error else reply.finish_reason,
+            finish_reason="error" if failure else reply.finish_reason,
             error=error,
             estimated=estimated,
             logprob=reply.logprob,
@@ -102,7 +109,7 @@ class OpenAIExpert(Expert):
         for attempt in range(self.retries + 1):
             try:
                 await self._post(call, reply)
-                return None if reply.text.strip() else f"{self.name}: answered nothing"
+                return None
             except _Refusal as refusal:
                 wait = FIRST_DELAY * 2**attempt if refusal.after is None else refusal.after
                 last = attempt == self.retries or not refusal.again or wait > self.timeout
@@ -131,7 +138,7 @@ class OpenAIExpert(Expert):
             raise _Refusal(why, again=isinstance(error, aiohttp.ConnectionTimeoutError)) from None
         except aiohttp.ClientError as error:
             raise _Refusal(f"{self.base_url}: {error}", again=True) from None
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        except UNREADABLE as error:
             detail = f"{type(error).__name__}: {error}"
             raise _Refusal(f"{self.base_url} sent no chat completion ({detail})") from None
 
@@ -154,6 +161,10 @@ def estimate_usage(messages: tuple[Message, ...], text: str) -> Usage:
     """A count by length, four characters a token, for experts that report none."""
     asked = sum(len(str(message.get("content") or "")) for message in messages)
     return Usage(asked // 4, len(text) // 4)
+
+
+# What reading a reply raises that is not a chat completion.
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError)
 
 
 class _Refusal(ExpertError):
@@ -192,14 +203,17 @@ class _Reply:
 
     def take(self, data: Mapping[str, Any], part: str) -> None:
         """Add a response (``part`` is "message") or a chunk of one ("delta")."""
-        if "error" in data:
+        if data.get("error"):
             raise _Refusal(_message(data))
         if usage := data.get("usage"):
-            self.usage = Usage(usage["prompt_tokens"], usage.get("completion_tokens", 0))
+            counts = usage["prompt_tokens"], usage.get("completion_tokens", 0)
+            if not all(type(count) is int and 0 <= count < 2**53 for count in counts):
+                raise ValueError(f"token counts of {counts!r}")
+            self.usage = Usage(*counts)
         for choice in data["choices"][:1]:
             self.finish_reason = choice.get("finish_reason") or self.finish_reason
             tokens = (choice.get("logprobs") or {}).get("content") or []
-            self.logprobs += [token["logprob"] for token in tokens]
+            self.logprobs += [float(token["logprob"]) for token in tokens]
             if piece := choice[part].get("content"):
                 self.text += piece
                 if self.emit:
@@ -218,7 +232,7 @@ async def _check(response: aiohttp.ClientResponse) -> None:
     body = await response.text(errors="replace")
     try:
         message = _message(json.loads(body))
-    except ValueError:
+    except (ValueError, RecursionError):
         message = body.strip()[:300] or str(response.reason)
     again, after = response.status in RETRIED, _seconds(response.headers.get("Retry-After"))
     raise _Refusal(f"status {response.status}: {message}", again=again, after=after)
