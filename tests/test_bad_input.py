@@ -9,6 +9,7 @@ import pytest
 from cli_world import POOL, Project
 
 import coterie
+from coterie.records import Records
 
 ADD = Path(coterie.__file__).parent / "embedded" / "experts" / "add-expert.gguf"
 FAULTY = """[pool]
@@ -216,3 +217,33 @@ def test_a_reader_that_leaves_early_is_no_error_to_talk_about(tmp_path: Path) ->
     assert "Traceback" not in process.stderr.read()
     process.stderr.close()
     assert process.wait() == 1
+
+
+DOWN = """
+[[expert]]
+name = "down"
+kind = "openai"
+base_url = "http://127.0.0.1:9/v1"
+model = "m"
+retries = 0
+"""
+
+
+def test_an_outage_is_no_score_and_the_profile_says_so(tmp_path: Path) -> None:
+    project = Project(tmp_path, POOL + DOWN, count=3)
+    rows = [{"id": f"q{i}", "question": f"question {i}?", "answer": "yes"} for i in range(3)]
+    project.write("labelled.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
+    done = project.run("profile", "pool.toml", "labelled.jsonl", "-o", "records")
+    assert done.returncode == 1
+    assert "failed (down: 3 of 3 calls)" in done.stderr
+    records = Records.read(tmp_path / "records")
+    assert not records.observed[:, records.experts.index("down")].any()
+
+
+@pytest.mark.parametrize("flags", [("-o", "pool.toml"), ("-o", "x", "--journal", "x")])
+def test_neither_pool_nor_answers_are_overwritten(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    project = Project(tmp_path)
+    done = project.run("answer", "pool.toml", "questions.jsonl", "--router", "router", *flags)
+    assert done.returncode == 1
+    assert "choose another" in done.stderr
+    assert (tmp_path / "pool.toml").read_text() == POOL

@@ -306,3 +306,22 @@ def test_more_room_saves_loads_question_by_question_too() -> None:
     experts = local(world, "a", "b")
     answers = batch(questions(4), [decision("a", "b")] * 4, recruit, experts).answers
     assert [naive_loads(answers, experts, room) for room in (1, 2)] == [8, 2]
+
+
+class Lawless(Fake):
+    """Breaks the contract: raises, or returns what is no completion."""
+
+    async def complete(self, call: Call) -> Completion:
+        if "0" in text_of(call):
+            raise ZeroDivisionError("oops")
+        return Completion(self.name, "yes", cost=-1.0)
+
+
+def test_an_expert_that_breaks_its_contract_has_failed() -> None:
+    experts = {"a": Lawless("a", World())}
+    errors = [
+        a.completion.error
+        for a in batch(questions(2), [decision("a")] * 2, single, experts).answers
+    ]
+    assert errors[0] == "a: ZeroDivisionError: oops"
+    assert "a cost of -1.0" in str(errors[1])
