@@ -8,9 +8,8 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from coterie.pool import Pool
     from coterie.routers.base import Router
 
-T = TypeVar("T")
 INTERRUPTED = 130  # exit code after Ctrl-C
 
 app = typer.Typer(
@@ -89,7 +87,7 @@ def demo(
     from coterie.study import summary
 
     console = RichConsole()
-    study = _run(run_demo(console, limit))
+    study = asyncio.run(run_demo(console, limit))
     write_demo(study, output)
     if as_json:
         print(json.dumps(summary(study), indent=1))
@@ -149,7 +147,7 @@ def profile(
         finally:
             await made.close()
 
-    records, accuracy = _run(job())
+    records, accuracy = asyncio.run(job())
     show_experts(records, made, as_json)
     if accuracy is not None:
         show_aggregators(accuracy, console.stderr)
@@ -159,7 +157,7 @@ def profile(
 
 def _complain_of_failures(records: Any, pool: Pool) -> None:
     """Fail where calls did: their cells are not in the records."""
-    asked = {name: min(pool.samples.get(name, len(records)), len(records)) for name in pool.experts}
+    asked = {name: pool.asked(name, len(records)) for name in pool.experts}
     missing = {
         name: asked[name] - int(seen)
         for name, seen in zip(records.experts, records.observed.sum(axis=0), strict=True)
@@ -333,7 +331,7 @@ def answer(
         finally:
             await made.close()
 
-    result = _run(job())
+    result = asyncio.run(job())
     lines = answer_lines(result.answers, made.extractor)
     if output == "-":
         print(lines, end="")
@@ -444,10 +442,6 @@ def _load_router(path: Path, kind: str | None) -> Router:
 
 def _print(facts: dict[str, Any], as_json: bool, text: str) -> None:
     print(json.dumps(facts, indent=1, ensure_ascii=False) if as_json else text)
-
-
-def _run(job: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run(job)
 
 
 def main() -> None:

@@ -153,7 +153,7 @@ class _Demo:
     async def _profile(self, split: str, experts: list[str]) -> Records:
         """Stage B's calls on validation; on test the table that judges every baseline."""
         questions = self.questions[split]
-        calls = sum(min(self.pool.samples.get(e, 10**9), len(questions)) for e in experts)
+        calls = sum(self.pool.asked(e, len(questions)) for e in experts)
         start = time.perf_counter()
         with self.console.phase(f"every expert on {split}", calls) as report:
             records = await profile_pool(self.pool, questions, experts=experts, report=report)

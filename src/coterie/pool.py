@@ -60,6 +60,10 @@ class Pool:
         if idle := [name for name, expert in self.experts.items() if expert.slots < 1]:
             raise InputError(f"expert {idle[0]!r} has none; it needs at least 1", field="slots")
 
+    def asked(self, name: str, count: int) -> int:
+        """How many of ``count`` questions a profile puts to this expert."""
+        return min(self.samples.get(name, count), count)
+
     def fingerprint(self) -> str:
         """Equal where experts, their prices and the options of calls are equal.
 
