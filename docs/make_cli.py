@@ -1,6 +1,8 @@
 """Writes docs/cli.md from the command line's own help: ``make docs``."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import typer
 from typer.testing import CliRunner
@@ -18,9 +20,12 @@ the traceback.
 """
 
 
-def command_names() -> list[str]:
-    """The commands in the order in which the help lists them."""
-    return list(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+def commands(group: Any = None, *above: str) -> Iterator[tuple[str, ...]]:
+    """Every command, those of groups included, in the order in which the help lists them."""
+    for name, command in (group or typer.main.get_command(app)).commands.items():
+        yield (*above, name)
+        if hasattr(command, "commands"):
+            yield from commands(command, *above, name)
 
 
 def help_of(*command: str) -> str:
@@ -34,8 +39,8 @@ def help_of(*command: str) -> str:
 def page() -> str:
     """The whole page."""
     parts = [INTRODUCTION, f"```\n{help_of()}\n```\n"]
-    for name in command_names():
-        parts.append(f"## coterie {name}\n\n```\n{help_of(name)}\n```\n")
+    for names in commands():
+        parts.append(f"## coterie {' '.join(names)}\n\n```\n{help_of(*names)}\n```\n")
     return "\n".join(parts)
 
 

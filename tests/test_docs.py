@@ -32,18 +32,23 @@ def test_the_command_line_page_is_what_the_command_line_says() -> None:
     assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == MAKE["page"](), "run make docs"
 
 
-@pytest.mark.parametrize("command", MAKE["command_names"]())
+COMMANDS = [" ".join(names) for names in MAKE["commands"]()]
+GROUPS = ["records"]
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in GROUPS])
 def test_every_command_explains_itself_with_an_example(command: str) -> None:
-    text = help_of(command)
+    text = help_of(*command.split())
     assert re.search(rf"^  Example: coterie {command} ", text, re.MULTILINE)
     options = re.findall(r"^  (-.*)$", text, re.MULTILINE)
     assert options
-    assert f"  {command} " in help_of()
+    *above, name = command.split()
+    assert f"  {name} " in help_of(*above)
 
 
-@pytest.mark.parametrize("command", MAKE["command_names"]())
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in GROUPS])
 def test_the_example_uses_options_that_exist(command: str) -> None:
-    text = help_of(command)
+    text = help_of(*command.split())
     (example,) = re.findall(r"Example: (.*)", text)
     used = re.findall(r"(?<= )--?[a-z][a-z-]*", re.sub(r'".*?"', "", example))
     assert [

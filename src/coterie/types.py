@@ -127,11 +127,27 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Support:
+    """The recorded queries that estimates rest on, for paired comparisons and as evidence.
+
+    ``rows`` and ``weights`` have shape (queries, k), nearest first: row numbers into ``quality``
+    (recorded queries x experts, NaN unobserved) and ``texts``, with non-negative weights.
+    """
+
+    rows: IntArray
+    weights: FloatArray
+    quality: FloatArray
+    texts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Estimates:
     """What a router expects: arrays of shape (queries, experts); cost in the pool's unit.
 
-    ``suitability`` (queries x experts) and ``strength`` (experts) are the local and global skill
-    scores of Symbolic-MoE where the router has them; ``evidence`` holds one sentence a query.
+    ``error`` is the standard error of ``quality`` as an estimate of the expected score (not the
+    spread of single outcomes), ``support`` the recorded queries behind it; None where a router has
+    none. ``suitability`` (queries x experts) and ``strength`` (experts) are the local and global
+    skill scores of Symbolic-MoE; ``evidence`` holds one sentence a query.
     """
 
     experts: tuple[str, ...]
@@ -140,13 +156,16 @@ class Estimates:
     suitability: FloatArray | None = None
     strength: FloatArray | None = None
     evidence: tuple[str, ...] = ()
+    error: FloatArray | None = None
+    support: Support | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
     """Who is to answer and how: ``experts`` in order of preference, repeated if recruited twice.
 
-    ``weights`` belong to ``experts``; ``reason`` is evidence a person can read.
+    ``weights`` belong to ``experts``; ``reason`` is evidence a person can read, ``evidence`` the
+    same for machines (JSON values).
     """
 
     composition: str
@@ -154,6 +173,10 @@ class Decision:
     weights: tuple[float, ...]
     utility: float = 0.0
     reason: str = ""
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        return hash((self.composition, self.experts, self.weights))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers for JSON."""

@@ -1,73 +1,31 @@
-"""The command line: one function a command, everything heavy imported inside."""
+"""Commands that run a pool: demo, profile, fit, route, answer."""
 
 from __future__ import annotations
 
 import asyncio
-import io
 import json
-import os
 import sys
-import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coterie import __version__
+from coterie.cli.base import (
+    AnnotatorOption,
+    JsonOption,
+    PoolArgument,
+    QuestionsArgument,
+    SeedOption,
+    app,
+    keep,
+    show,
+)
 from coterie.errors import CoterieError
 
 if TYPE_CHECKING:
     from coterie.config import Config
     from coterie.pool import Pool
     from coterie.routers.base import Router
-
-INTERRUPTED = 130  # exit code after Ctrl-C
-
-app = typer.Typer(
-    name="coterie",
-    help="Many language models answer as one.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-_debug = False
-_kept = ""  # the journal of the command that runs, for what Ctrl-C says
-
-PoolArgument = Annotated[
-    str,
-    typer.Argument(help="Pool file (TOML), or 'embedded' for the pool that ships with Coterie."),
-]
-QuestionsArgument = Annotated[
-    str, typer.Argument(help="Questions, one JSON object a line; '-' reads standard input.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-SeedOption = Annotated[int, typer.Option(help="Seed of everything drawn at random.")]
-AnnotatorOption = Annotated[
-    str | None,
-    typer.Option(help="Expert that names each question's skills (five samples a question)."),
-]
-
-
-def print_version(wanted: bool) -> None:
-    """Print the version and end, whether or not a command is given."""
-    if wanted:
-        print(__version__)
-        raise typer.Exit
-
-
-@app.callback()
-def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
-    version: Annotated[
-        bool,
-        typer.Option("--version", help="Print the version.", callback=print_version, is_eager=True),
-    ] = False,
-) -> None:
-    """Many language models answer as one."""
-    global _debug
-    _debug = debug
 
 
 @app.command()
@@ -216,7 +174,7 @@ def fit(
             '  aggregator = "calibrated"',
             f"  aggregator_settings = {{ {shown} }}",
         ]
-    _print(facts, as_json, "\n".join(lines))
+    show(facts, as_json, "\n".join(lines))
 
 
 def _calibration(kind: Any, settings: dict[str, Any], data: Any) -> dict[str, float] | None:
@@ -278,7 +236,7 @@ def route(
     pairs = zip(estimates.experts, estimates.quality[0], estimates.cost[0], strict=True)
     expected = {e: {"quality": float(q), "cost": float(c)} for e, q, c in pairs}
     lines = [f"{decision.composition}: {', '.join(decision.experts)}", f"why: {decision.reason}"]
-    _print({**decision.to_dict(), "estimates": expected}, as_json, "\n".join(lines))
+    show({**decision.to_dict(), "estimates": expected}, as_json, "\n".join(lines))
 
 
 @app.command()
@@ -360,7 +318,6 @@ def _journal_of(output: str, *inputs: str, journal: Path | None = None) -> Path 
 
     Raises CoterieError where output or journal would overwrite an input or each other.
     """
-    global _kept
     path = Path(output)
     taken = {Path(name).resolve() for name in inputs if name != "-"}
     if output != "-" and path.resolve() in taken:
@@ -368,12 +325,12 @@ def _journal_of(output: str, *inputs: str, journal: Path | None = None) -> Path 
     if journal is not None:
         if journal.resolve() in {*taken, path.resolve()}:
             raise CoterieError(f"{journal} is an input or the output; choose another --journal")
-        _kept = str(journal)
+        keep(str(journal))
         return journal
     if output == "-" or (path.exists() and not path.is_file() and not path.is_dir()):
         return ":memory:"
-    _kept = f"{output}.journal"
-    return Path(_kept)
+    keep(f"{output}.journal")
+    return Path(f"{output}.journal")
 
 
 async def _annotated(
@@ -438,54 +395,3 @@ def _load_router(path: Path, kind: str | None) -> Router:
         return load_router(path)
     loaded: Router = plugins.load("routers", kind, allow_import=True).load(path)
     return loaded
-
-
-def _print(facts: dict[str, Any], as_json: bool, text: str) -> None:
-    print(json.dumps(facts, indent=1, ensure_ascii=False) if as_json else text)
-
-
-def main() -> None:
-    """Entry point: errors of ours are one line on stderr and exit code 1, without a traceback."""
-    if sys.stdout is None:  # closed by whoever started us
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open as long as this process)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # JSON is UTF-8, whatever the terminal's language
-        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
-    try:
-        try:
-            app(prog_name="coterie")
-        finally:
-            sys.stdout.flush()  # a full disk shows here, while it can still be told
-    except SystemExit as end:
-        if end.code == INTERRUPTED:
-            kept = f"; {_kept} keeps what was done, run it again to go on" if _kept else ""
-            _fail(f"interrupted{kept}", INTERRUPTED)
-        raise
-    except CoterieError as error:
-        _fail(f"error: {error}", 1)
-    except BrokenPipeError:
-        _drop_output()
-        sys.exit(1)
-    except KeyboardInterrupt:
-        _fail("interrupted", INTERRUPTED)
-    except OSError as error:
-        _drop_output()
-        _fail(f"error: {error}", 1)
-    except Exception as error:  # not foreseen: one line all the same
-        _fail(f"error: unexpected {type(error).__name__}: {error}; --debug shows where", 1)
-
-
-def _drop_output() -> None:
-    """Send what is still unwritten nowhere, or Python tries again on exit."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    if _debug:
-        traceback.print_exc()
-    print(message, file=sys.stderr)
-    sys.exit(code)
-
-
-if __name__ == "__main__":
-    main()

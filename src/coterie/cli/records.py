@@ -1,0 +1,1 @@
+"""Commands on records: import, describe, lint, merge, export, suggest."""

@@ -1,0 +1,1 @@
+"""Commands that choose what to own: select."""
