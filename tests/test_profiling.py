@@ -23,9 +23,11 @@ from coterie.types import Answer, Call, Completion, Decision, Query, Usage
 
 COUNT = 12
 QUESTIONS = Questions(
-    tuple(Query.from_text(f"q{i}", f"What is {i} plus 1?") for i in range(COUNT)),
+    tuple(
+        replace(Query.from_text(f"q{i}", f"What is {i} plus 1?"), category=("even", "odd")[i % 2])
+        for i in range(COUNT)
+    ),
     tuple(str(i + 1) for i in range(COUNT)),
-    ("even", "odd") * (COUNT // 2),
 )
 
 

@@ -71,7 +71,7 @@ def test_what_was_not_given_is_not_observed() -> None:
         ({"cost": np.zeros(4)}, r"'cost': expected shape \(2, 2\), got \(4,\)"),
         ({"texts": np.empty((1, 2), object)}, r"'texts': expected shape \(2, 2\)"),
         ({"references": ("4",)}, "'references': expected 2, got 1"),
-        ({"categories": ("x", "y", "z")}, "'categories': expected 2, got 3"),
+        ({"references": ("x", "y", "z")}, "'references': expected 2, got 3"),
         ({"quality": np.array([[0, 1], [2, 0.0]])}, "2.0 for query 'b', expert 'ann' is outside"),
         ({"quality": np.full((2, 2), -0.1)}, "-0.1 for query 'a', expert 'ann'"),
         ({"quality": np.full((2, 2), np.inf)}, "inf for query 'a'"),

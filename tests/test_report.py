@@ -15,19 +15,22 @@ from coterie.types import Answer, Completion, Decision, Query
 
 EXPERTS = ("add-expert", "sort-expert", "<b>bold</b>")
 QUESTIONS = ("1+1?", "2+2?", "sort <script>alert(1)</script>", "sort ba")
+FAMILIES = ("add", "add", "sort", "sort")
 RIGHT = np.array([[1, 0, 0], [1, 0, 1], [0, 1, 0], [0, 0, 0]], dtype=float)
 
 
 def records(quality: np.ndarray = RIGHT) -> Records:
     texts = np.where(quality == 1, "right", "wrong").astype(object)
     return Records(
-        queries=tuple(Query.from_text(f"q{i}", text) for i, text in enumerate(QUESTIONS)),
+        queries=tuple(
+            replace(Query.from_text(f"q{i}", text), category=FAMILIES[i])
+            for i, text in enumerate(QUESTIONS)
+        ),
         experts=EXPERTS,
         quality=quality,
         cost=np.tile([0.1, 0.2, 0.4], (len(quality), 1)),
         texts=texts,
         references=("right",) * len(quality),
-        categories=("add", "add", "sort", "sort"),
     )
 
 
@@ -189,8 +192,9 @@ def test_examples_are_won_and_lost_questions() -> None:
 
 def test_examples_are_at_most_five_and_of_different_families_first() -> None:
     shown, families = study(), ("a", "a", "a", "a", "b", "b", "c")
-    queries = tuple(Query.from_text(str(i), "?") for i in range(len(families)))
-    test = Records(queries, ("e",), np.zeros((len(families), 1)), categories=families)
+    asked = Query.from_text("", "?")
+    queries = tuple(replace(asked, id=str(i), category=f) for i, f in enumerate(families))
+    test = Records(queries, ("e",), np.zeros((len(families), 1)))
     lost = replace(shown.headline, scores=np.zeros(len(families)))
     chosen = report.examples(replace(shown, test=test, headline=lost), won=False)
     assert chosen == [0, 4, 6, 1, 5]

@@ -192,7 +192,7 @@ def test_a_profile_goes_on_where_it_stopped_and_may_read_answers_anew(tmp_path: 
 
     expert = FunctionExpert("a", reply)
     pool = Pool("mine", {"a": expert})
-    known = Questions((Query.from_text("q", "37 + 58?"),), ("95",), (None,))
+    known = Questions((Query.from_text("q", "37 + 58?"),), ("95",))
     first = asyncio.run(profile_questions(pool, known, journal=tmp_path / "journal"))
     read = replace(pool, extract="arrow")
     second = asyncio.run(profile_questions(read, known, journal=tmp_path / "journal"))

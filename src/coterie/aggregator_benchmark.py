@@ -35,7 +35,7 @@ def benchmark(records: Records, aggregator: ByExpert, seed: Seed = 0) -> Questio
         chosen += list(generator.choice(wrong, 2, replace=False)) if len(wrong) > 1 else ["", ""]
         generator.shuffle(chosen)
         queries.append(Query.from_text(query.id, aggregator.prompt(query.text, chosen)))
-    return Questions(tuple(queries), records.references, records.categories)
+    return Questions(tuple(queries), records.references)
 
 
 async def aggregator_accuracy(

@@ -91,7 +91,6 @@ def records_of(
         experts=tuple(experts),
         texts=texts,
         references=questions.references,
-        categories=questions.categories,
         **arrays,
     )
 

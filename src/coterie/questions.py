@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +21,23 @@ LONGEST = 1_000_000  # bytes in one line
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """Queries with their references and categories, None where not given."""
+    """Queries with their references, None where not given."""
 
     queries: tuple[Query, ...]
     references: tuple[str | None, ...]
-    categories: tuple[str | None, ...]
 
     def __len__(self) -> int:
         return len(self.queries)
 
+    @property
+    def categories(self) -> tuple[str | None, ...]:
+        """One a query, None where not given."""
+        return tuple(q.category for q in self.queries)
+
     def take(self, rows: Sequence[int]) -> Questions:
         """The questions of these rows, in this order."""
         return Questions(
-            tuple(self.queries[i] for i in rows),
-            tuple(self.references[i] for i in rows),
-            tuple(self.categories[i] for i in rows),
+            tuple(self.queries[i] for i in rows), tuple(self.references[i] for i in rows)
         )
 
 
@@ -62,7 +64,6 @@ def parse_questions(lines: Iterable[bytes], path: str) -> Questions:
     """Questions from lines of JSON; ``path`` is what messages call the source."""
     queries: list[Query] = []
     references: list[str | None] = []
-    categories: list[str | None] = []
     seen: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -73,12 +74,11 @@ def parse_questions(lines: Iterable[bytes], path: str) -> Questions:
             message = f"{query.id!r} is also the id of line {seen[query.id]}; ids must differ"
             raise InputError(message, path=path, line=number, field="id")
         seen[query.id] = number
-        queries.append(query)
+        queries.append(replace(query, category=_optional(data, "category", path, number)))
         references.append(_optional(data, "answer", path, number))
-        categories.append(_optional(data, "category", path, number))
     if not queries:
         raise InputError("holds no questions; expected one JSON object a line", path=path)
-    return Questions(tuple(queries), tuple(references), tuple(categories))
+    return Questions(tuple(queries), tuple(references))
 
 
 def _object(line: bytes, path: str, number: int) -> Mapping[str, Any]:

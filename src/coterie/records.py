@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FILES = ("queries.parquet", "records.parquet", "experts.toml")
-TEXTS = ("query_id", "expert", "text", "category", "reference", "answer")
+TEXTS = ("query_id", "expert", "text", "category", "subject", "reference", "answer")
 NUMBERS = ("quality", "cost", "latency", "prompt_tokens", "completion_tokens", "logprob")
 
 
@@ -49,7 +49,7 @@ class Records:
         probability of the answer's tokens. All NaN where left out.
     texts
         Object array of the same shape: the completion's text, empty if it failed, or None.
-    references, categories
+    references
         One a query, None where unknown.
 
     Raises
@@ -68,7 +68,6 @@ class Records:
     logprob: FloatArray = field(default_factory=lambda: np.empty(0))
     texts: NDArray[np.object_] = field(default_factory=lambda: np.empty(0, object))
     references: tuple[str | None, ...] = ()
-    categories: tuple[str | None, ...] = ()
 
     def __post_init__(self) -> None:
         shape = (len(self.queries), len(self.experts))
@@ -83,12 +82,11 @@ class Records:
             object.__setattr__(self, "texts", np.full(shape, None, object))
         if self.texts.shape != shape:
             raise InputError(f"expected shape {shape}, got {self.texts.shape}", field="texts")
-        for name in ("references", "categories"):
-            if not getattr(self, name):
-                object.__setattr__(self, name, (None,) * len(self.queries))
-            if len(getattr(self, name)) != len(self.queries):
-                message = f"expected {len(self.queries)}, got {len(getattr(self, name))}"
-                raise InputError(message, field=name)
+        if not self.references:
+            object.__setattr__(self, "references", (None,) * len(self.queries))
+        if len(self.references) != len(self.queries):
+            message = f"expected {len(self.queries)}, got {len(self.references)}"
+            raise InputError(message, field="references")
         self._check()
 
     def _check(self) -> None:
@@ -109,6 +107,11 @@ class Records:
         return len(self.queries)
 
     @property
+    def categories(self) -> tuple[str | None, ...]:
+        """One a query, None where unknown."""
+        return tuple(q.category for q in self.queries)
+
+    @property
     def observed(self) -> NDArray[np.bool_]:
         """Where there is a score, shape (queries, experts)."""
         return ~np.isnan(self.quality)
@@ -120,7 +123,6 @@ class Records:
             self,
             queries=tuple(self.queries[i] for i in index),
             references=tuple(self.references[i] for i in index),
-            categories=tuple(self.categories[i] for i in index),
             texts=self.texts[index],
             **{name: getattr(self, name)[index] for name in NUMBERS},
         )
@@ -195,6 +197,7 @@ class Records:
             "query_id": [q.id for q in self.queries],
             "text": [_storable(q.text) for q in self.queries],
             "category": list(self.categories),
+            "subject": [q.subject for q in self.queries],
             "reference": list(self.references),
         }
         table = {k: pa.array(v, pa.string()) for k, v in columns.items()}
@@ -246,7 +249,6 @@ class Records:
             experts=tuple(experts),
             texts=texts,
             references=tuple(queries.get("reference", ())),
-            categories=tuple(queries.get("category", ())),
             **arrays,
         )
 
@@ -332,9 +334,11 @@ def _read_experts(path: Path) -> list[str]:
 
 def _queries(columns: dict[str, list[Any]]) -> tuple[Query, ...]:
     none = [None] * len(columns["query_id"])
-    rows = zip(columns["query_id"], columns["text"], columns.get("skills", none), strict=True)
+    optional = (columns.get(name, none) for name in ("skills", "category", "subject"))
+    rows = zip(columns["query_id"], columns["text"], *optional, strict=True)
     return tuple(
-        replace(Query.from_text(id, text), tags=tuple(skills or ())) for id, text, skills in rows
+        Query(id, ({"role": "user", "content": text},), {}, tuple(skills or ()), category, subject)
+        for id, text, skills, category, subject in rows
     )
 
 

@@ -292,7 +292,7 @@ def make_records(queries: int = 48, *, seed: int = 0) -> Records:
     for row, topic in enumerate(topics):
         word = "".join(generator.choice(list("abdegilmnorst"), 6))
         text = TOPICS[topic].format(*generator.integers(10, 100, 2), word)
-        made.append(replace(Query.from_text(f"q{row}", text), tags=(topic,)))
+        made.append(replace(Query.from_text(f"q{row}", text), tags=(topic,), category=topic))
     right = np.array(
         [[e == t for e in TOPICS] + [row // 3 % 2 == 0] for row, t in enumerate(topics)]
     ).reshape(queries, len(EXPERTS))
@@ -305,7 +305,6 @@ def make_records(queries: int = 48, *, seed: int = 0) -> Records:
         logprob=np.where(right, -0.1, -1.0),
         texts=np.where(right, "=> right", "=> wrong").astype(object),
         references=("right",) * queries,
-        categories=tuple(topics),
     )
 
 

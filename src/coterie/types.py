@@ -33,12 +33,16 @@ class Query:
     """One question: what was asked, without its reference answer.
 
     ``params`` are request options for the expert that answers (``max_tokens``, ``temperature``).
+    ``category`` and ``subject`` are given by whoever asks or labelled; routers that read them say
+    so in ``reads``.
     """
 
     id: str
     messages: tuple[Message, ...]
     params: Mapping[str, Any] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
+    category: str | None = None
+    subject: str | None = None
 
     def __hash__(self) -> int:
         return hash(self.id)

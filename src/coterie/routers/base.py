@@ -35,6 +35,7 @@ class Router(ABC):
     """Estimates quality and cost of every expert on every query."""
 
     name: ClassVar[str]
+    reads: ClassVar[str] = "text"  # or "category": the panel reports them apart
     experts_: tuple[str, ...]
 
     @abstractmethod
