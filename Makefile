@@ -29,6 +29,9 @@ smollm: .venv/ready ## add SmolLM2-135M-Instruct to the embedded pool (93 MB, Ap
 bench: .venv/ready ## grouped against question-by-question loading; writes benchmarks/results
 	@$(BIN)/python benchmarks/batch_grouping.py --output benchmarks/results/grouping.json
 
+bench-scale: .venv/ready ## curves, groups, baselines and panel at RouterEval's size; writes benchmarks/results
+	@$(BIN)/python benchmarks/scale.py --output benchmarks/results/scale.json
+
 docs: .venv/ready ## write docs/cli.md anew from the command line's own help
 	@$(BIN)/python docs/make_cli.py
 
@@ -44,4 +47,4 @@ train: .venv-training/ready ## retrain experts, questions and encoder from their
 	@$(TRAINING)/python -m training.train all --out src/coterie/embedded/experts
 	@$(TRAINING)/python -m training.cards --experts src/coterie/embedded/experts
 
-.PHONY: help demo test smollm bench docs train
+.PHONY: help demo test smollm bench bench-scale docs train

@@ -46,7 +46,7 @@ ROUTERS: dict[str, Router] = {n: plugins.load("routers", n)() for n in plugins.n
 
 
 @pytest.mark.parametrize("name", ROUTERS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=2, deadline=None)
 @given(seed=st.integers(0, 1000))
 def test_no_router_is_better_than_the_oracle(name: str, seed: int) -> None:
     records = noisy(seed)
@@ -152,6 +152,15 @@ def test_complete_leaves_out_rare_experts_and_then_open_rows() -> None:
     assert kept.experts == EXPERTS[1:]
     assert "q5" not in [q.id for q in kept.queries]
     assert len(kept) == 23
+
+
+def test_complete_keeps_rare_experts_that_are_named() -> None:
+    quality = RECORDS.quality.copy()
+    quality[3:, 0] = np.nan
+    kept = complete(with_quality(RECORDS, quality), keep=[EXPERTS[0]])
+    assert (kept.experts, len(kept)) == (EXPERTS, 3)
+    with pytest.raises(InputError, match="no records of expert 'nobody'"):
+        complete(RECORDS, keep=["nobody"])
 
 
 @pytest.mark.parametrize("holes", [np.ones((24, 4), bool), np.eye(24, 4, dtype=bool)])

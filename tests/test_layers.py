@@ -11,10 +11,11 @@ import coterie
 
 ROOT = Path(coterie.__file__).parent
 ORDER = """
-types errors files plugins answers questions records lint formats artifacts features encoders
-skills routers policies aggregators votes compositions experts pool config store drivers profiling
-aggregator_benchmark metrics evaluation panel holdouts selection scaling runs study figures report
-panel_report demo console testing cli
+types errors files plugins answers questions dense columns native records merging describing
+exports lint formats artifacts features layout trees vectors index encoders skills routers
+policies aggregators votes compositions experts pool config store drivers profiling
+aggregator_benchmark metrics evaluation rasch panel holdouts selection scaling synthetic runs
+study figures report panel_report demo console testing cli
 """.split()  # noqa: SIM905 (a list of this length is better read as text)
 
 

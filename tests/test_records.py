@@ -2,6 +2,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,14 +13,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from coterie import native
 from coterie.errors import CoterieError, InputError
 from coterie.records import NUMBERS, Records
 from coterie.testing import make_records
-from coterie.types import Query
+from coterie.types import FloatArray, Query
 
 TWO = (Query.from_text("a", "2 + 2?"), Query.from_text("b", "2 + 3?"))
 SMALL = Records(TWO, ("ann", "bob"), np.array([[1.0, 0.0], [np.nan, 0.5]]))
+NONE = np.full((2, 2), np.nan)
+FACTS = {
+    "ann": {
+        "parameters": 7.0,
+        "description": 'of "seven"\n\x7f',
+        "tasks": ["a", "b"],
+        "open": True,
+    },
+    "bob": {"input_price": 0.25, "layers": {"total": 3}, "a key": -1, "0": float("inf")},
+}
 
 
 @pytest.fixture
@@ -52,7 +66,12 @@ def without(name: str) -> Callable[[pa.Table], pa.Table]:
 
 
 def as_column(name: str, values: Any) -> Callable[[pa.Table], pa.Table]:
-    return lambda table: table.set_column(table.column_names.index(name), name, values)
+    def change(table: pa.Table) -> pa.Table:
+        if name not in table.column_names:
+            return table.append_column(name, values)
+        return table.set_column(table.column_names.index(name), name, values)
+
+    return change
 
 
 # in memory
@@ -76,6 +95,8 @@ def test_what_was_not_given_is_not_observed() -> None:
         ({"quality": np.full((2, 2), -0.1)}, "-0.1 for query 'a', expert 'ann'"),
         ({"quality": np.full((2, 2), np.inf)}, "inf for query 'a'"),
         ({"cost": np.full((2, 2), -1.0)}, "a cost is negative"),
+        ({"propensity": np.full((2, 2), 1.5)}, r"a probability is outside \(0, 1\]"),
+        ({"propensity": np.zeros((2, 2))}, r"a probability is outside \(0, 1\]"),
         ({"experts": ("ann", "ann")}, "'expert': 'ann' occurs more than once"),
         ({"queries": (TWO[0], TWO[0])}, "'id': 'a' occurs more than once"),
     ],
@@ -83,6 +104,55 @@ def test_what_was_not_given_is_not_observed() -> None:
 def test_records_that_make_no_sense_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         replace(SMALL, **change)
+
+
+@pytest.mark.parametrize("name", [n for n in NUMBERS if n != "quality"])
+def test_numbers_nobody_gave_take_no_memory_and_stay_so(name: str) -> None:
+    for records in (
+        SMALL,
+        SMALL.take(
+            [
+                1,
+                0,
+            ]
+        ),
+        SMALL.select(["bob"]),
+        replace(SMALL, cost=NONE),
+    ):
+        array = getattr(records, name)
+        assert (array.shape, any(array.strides)) == (records.quality.shape, False)
+        assert np.isnan(array).all()
+
+
+def test_texts_nobody_gave_take_no_memory_and_stay_so() -> None:
+    for records in (SMALL, SMALL.take([1]), SMALL.select(["bob"]), SMALL.take([]).take([])):
+        assert (records.texts.shape, any(records.texts.strides)) == (records.quality.shape, False)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_scores_keep_the_float_type_and_the_memory_they_come_in(dtype: type) -> None:
+    quality: FloatArray = np.ones((2, 2), dtype)
+    records = replace(SMALL, quality=quality)
+    assert np.shares_memory(records.quality, quality)
+    assert records.take([1]).select(["bob"]).quality.dtype == dtype
+
+
+def test_whole_numbers_and_truth_values_become_floats() -> None:
+    for dtype in (int, bool):
+        records = replace(SMALL, quality=np.eye(2, dtype=dtype))
+        assert records.quality.dtype == np.float64
+        assert records.quality.tolist() == [[1.0, 0.0], [0.0, 1.0]]
+
+
+def test_facts_follow_the_experts() -> None:
+    records = replace(SMALL, facts=FACTS | {"zoe": {"parameters": 1}})
+    assert (records.facts, records.take([0]).facts) == (FACTS, FACTS)
+    assert records.select(["bob"]).facts == {"bob": FACTS["bob"]}
+
+
+def test_a_row_cannot_be_taken_twice() -> None:
+    with pytest.raises(InputError, match="'id': 'a' occurs more than once"):
+        SMALL.take([0, 0])
 
 
 def test_rows_are_taken_with_everything_that_belongs_to_them() -> None:
@@ -268,6 +338,180 @@ def test_a_write_that_fails_at_the_last_step_puts_the_old_records_back(
     assert contents(folder) == before
 
 
+def numbered(shape: tuple[int, int], values: Any) -> Any:
+    return st.lists(values, min_size=shape[0] * shape[1], max_size=shape[0] * shape[1]).map(
+        lambda flat: np.array(flat, float).reshape(shape)
+    )
+
+
+@st.composite
+def some_records(draw: Any) -> Records:
+    """Any small records with at least one score."""
+    text = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
+    ids = draw(st.lists(text, min_size=1, max_size=4, unique=True))
+    experts = draw(st.lists(text, min_size=1, max_size=3, unique=True))
+    shape = (len(ids), len(experts))
+    label = st.none() | text
+    quality: FloatArray = draw(numbered(shape, st.just(float("nan")) | st.floats(0, 1)))
+    quality[0, 0] = 1.0
+    observed = ~np.isnan(quality)
+    cost = draw(numbered(shape, st.just(float("nan")) | st.floats(0, 9)))
+    flat = draw(st.lists(label, min_size=quality.size, max_size=quality.size))
+    texts = np.array(flat, object).reshape(shape)
+    texts[~observed] = None
+    queries = [replace(Query.from_text(i, draw(text)), subject=draw(label)) for i in ids]
+    return Records(
+        tuple(queries),
+        tuple(experts),
+        quality,
+        cost=np.where(observed, cost, np.nan),
+        texts=texts,
+        references=tuple(draw(label) for _ in ids),
+        facts={e: {draw(text): draw(st.integers() | text)} for e in experts},
+    )
+
+
+@settings(max_examples=40)
+@given(records=some_records())
+def test_any_records_survive(records: Records, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("any") / "r"
+    records.write(folder)
+    found = Records.read(folder)
+    assert (found.queries, found.experts) == (records.queries, records.experts)
+    assert (found.references, found.facts) == (records.references, records.facts)
+    assert found.texts.tolist() == records.texts.tolist()
+    for name in NUMBERS:
+        np.testing.assert_array_equal(getattr(found, name), getattr(records, name))
+
+
+def test_facts_and_propensities_survive(tmp_path: Path) -> None:
+    propensity = np.array([[0.5, 1.0], [np.nan, 0.25]])
+    replace(SMALL, facts=FACTS, propensity=propensity).write(tmp_path / "r")
+    found = Records.read(tmp_path / "r")
+    assert found.facts == FACTS
+    np.testing.assert_array_equal(found.propensity, propensity)
+
+
+def test_a_fact_that_is_no_value_is_refused_and_nothing_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="facts of expert 'ann': <object object"):
+        replace(SMALL, facts={"ann": {"x": object()}}).write(tmp_path / "r")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_number_that_is_the_same_everywhere_survives(tmp_path: Path) -> None:
+    replace(SMALL, cost=np.broadcast_to(2.0, (2, 2))).write(tmp_path / "r")
+    assert Records.read(tmp_path / "r").cost.tolist()[0] == [2.0, 2.0]
+
+
+def test_answers_may_be_left_on_disk(folder: Path) -> None:
+    found = Records.read(folder, texts=False)
+    assert not any(found.texts.strides)
+    np.testing.assert_array_equal(found.quality, Records.read(folder).quality)
+
+
+def test_samples_of_a_cell_are_averaged_and_the_lowest_one_speaks(tmp_path: Path) -> None:
+    SMALL.write(tmp_path / "r")
+    rows = {
+        "query_id": ["a", "b", "a", "a"],
+        "expert": ["ann", "bob", "ann", "ann"],
+        "sample": [2, 0, 0, 1],
+        "score": [1.0, 0.5, 0.0, 0.5],
+        "cost": [3.0, None, None, 1.0],
+        "answer": ["two", "bob's", "zero", "one"],
+    }
+    pq.write_table(pa.table(rows), tmp_path / "r" / RECORDS)
+    found = Records.read(tmp_path / "r")
+    np.testing.assert_array_equal(found.quality, [[0.5, np.nan], [np.nan, 0.5]])
+    np.testing.assert_array_equal(found.cost, [[2.0, np.nan], [np.nan, np.nan]])
+    assert found.texts.tolist() == [["zero", None], [None, "bob's"]]
+
+
+def test_a_sample_that_occurs_twice_is_named_with_both_rows(folder: Path) -> None:
+    edit(folder / RECORDS, lambda table: pa.concat_tables([table, table.slice(3, 1)]))
+    with pytest.raises(InputError, match="row 25: same query and expert as row 4; several samples"):
+        Records.read(folder)
+
+
+# big folders
+
+
+@pytest.fixture
+def big(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that counts as big: its arrays are memory-mapped."""
+    monkeypatch.setattr(native, "MANY", 24)
+    return folder
+
+
+def test_arrays_of_a_big_folder_are_built_once_and_mapped(big: Path) -> None:
+    first = Records.read(big)
+    built = (big / "dense" / "quality.npy").stat().st_mtime_ns
+    again, written = Records.read(big), make_records(6)
+    assert (big / "dense" / "quality.npy").stat().st_mtime_ns == built
+    for found in (first, again):
+        assert isinstance(found.quality.base, np.memmap)
+        assert found.texts.tolist() == written.texts.tolist()
+        for name in NUMBERS:
+            np.testing.assert_array_equal(getattr(found, name), getattr(written, name))
+
+
+def test_arrays_older_than_the_files_are_built_again(big: Path) -> None:
+    Records.read(big)
+    edit(big / RECORDS, with_value("score", 0, 0.25))
+    assert Records.read(big).quality[0, 0] == 0.25
+    assert Records.read(big).quality[0, 0] == 0.25
+
+
+@pytest.mark.parametrize("name", ["key.json", "quality.npy", "cost.npy"])
+@pytest.mark.parametrize("content", [b"", b"[]", b"\x93NUMPY\x01\x00"])
+def test_damaged_arrays_are_built_again(big: Path, name: str, content: bytes) -> None:
+    Records.read(big)
+    (big / "dense" / name).write_bytes(content)
+    np.testing.assert_array_equal(Records.read(big).cost, make_records(6).cost)
+    assert (big / "dense" / name).read_bytes() != content
+
+
+def test_a_folder_that_cannot_be_written_is_read_all_the_same(
+    big: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(**_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refused)
+    np.testing.assert_array_equal(Records.read(big).quality, make_records(6).quality)
+    assert sorted(path.name for path in big.iterdir()) == sorted([QUERIES, RECORDS, EXPERTS])
+
+
+def test_arrays_beside_the_records_are_replaced_with_them(big: Path) -> None:
+    Records.read(big)
+    SMALL.write(big)
+    assert sorted(path.name for path in big.iterdir()) == sorted([QUERIES, RECORDS, EXPERTS])
+
+
+def test_samples_of_a_big_folder_are_averaged_too(big: Path) -> None:
+    def doubled(table: pa.Table) -> pa.Table:
+        other = table.set_column(2, "sample", pa.array([1] * 24, pa.int32()))
+        return pa.concat_tables([table, other.set_column(3, "score", pa.array([0.5] * 24))])
+
+    edit(big / RECORDS, doubled)
+    expected = (make_records(6).quality + 0.5) / 2
+    np.testing.assert_array_equal(Records.read(big).quality, expected)
+
+
+def test_a_bad_row_of_a_big_folder_is_named(big: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coterie.columns.BATCH", 5)
+    edit(big / RECORDS, with_value("score", 12, 1.5))
+    with pytest.raises(InputError, match=r"row 13: expected a score in \[0, 1\], got 1.5"):
+        Records.read(big)
+    assert not (big / "dense").exists()
+
+
+def test_a_big_folder_keeps_narrow_floats(big: Path) -> None:
+    records = make_records(6)
+    replace(records, quality=records.quality.astype(np.float16)).write(big)
+    assert Records.read(big).quality.dtype == np.float16
+    np.testing.assert_array_equal(Records.read(big).quality, records.quality)
+
+
 # bad input
 
 QUERIES, RECORDS, EXPERTS = "queries.parquet", "records.parquet", "experts.toml"
@@ -298,6 +542,9 @@ BROKEN = pa.Array.from_buffers(pa.string(), 6, LATIN.buffers())
         (RECORDS, as_column("score", pa.array(["good"] * 24)), "score", "expected double: "),
         (RECORDS, as_column("score", pa.array([[1.0]] * 24)), "score", "expected double: "),
         (RECORDS, as_column("cost", pa.array(["cheap"] * 24)), "cost", "expected double: "),
+        (RECORDS, with_value("sample", 3, None), "sample", "row 4: expected a whole number, got"),
+        (RECORDS, as_column("sample", pa.array(["x"] * 24)), "sample", "expected int64: "),
+        (RECORDS, as_column("propensity", pa.array([0.5, 0.0] * 12)), "propensity", "row 2: expec"),
         (RECORDS, with_value("cost", 7, -1.0), "cost", "row 8: expected at least 0, got -1.0"),
         (RECORDS, lambda table: table.slice(0, 0), None, "holds no rows"),
         (QUERIES, lambda table: table.slice(0, 0), None, "holds no rows"),

@@ -84,13 +84,16 @@ def replay_row(
     return answers_row(name, answers, records, extract, reads)
 
 
-def complete(records: Records, share: float = 0.99) -> Records:
+def complete(records: Records, share: float = 0.99, keep: Sequence[str] = ()) -> Records:
     """The records of experts observed on at least ``share`` of the queries, and only full rows.
 
-    Raises InputError where nothing is left.
+    Experts named in ``keep`` stay, however seldom they were observed. Raises InputError where
+    nothing is left.
     """
-    seen = records.observed.sum(axis=0)
-    kept = [e for e, s in zip(records.experts, seen, strict=True) if 0 < s >= share * len(records)]
+    records.select(keep)  # unknown names are refused
+    seen = dict(zip(records.experts, records.observed.sum(axis=0), strict=True))
+    enough = [e for e, count in seen.items() if 0 < count >= share * len(records)]
+    kept = [e for e in records.experts if e in enough or e in keep]
     chosen = records.select(kept)
     rows = np.flatnonzero(chosen.observed.all(axis=1))
     if not kept or not len(rows):

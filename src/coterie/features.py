@@ -86,9 +86,9 @@ class StaticEncoder(Encoder):
         """
         weights = _static_weights()
         sums = np.zeros((len(texts), self.dim), dtype=np.float32)
-        readable = _readable(texts)
+        kept = readable(texts)
         for start in range(0, len(texts), 64):  # bounds the memory of long texts
-            sums[start : start + 64] = weights.sums(readable[start : start + 64])
+            sums[start : start + 64] = weights.sums(kept[start : start + 64])
         return _unit(sums)
 
     def fingerprint(self) -> str:
@@ -183,7 +183,7 @@ class LexicalEncoder(Encoder):
         """Learn frequencies and directions from at least one text, the same ones every time."""
         if not len(texts):
             raise InputError("a lexical encoder needs at least one text to fit, got none")
-        rows = [self._frequencies(text) for text in _readable(texts)]
+        rows = [self._frequencies(text) for text in readable(texts)]
         seen = np.unique(np.concatenate([buckets for buckets, _ in rows]))
         self.known_ = np.append(seen, self.buckets)  # the last stands for all that is unknown
         matrix, inverse = _tf_idf(rows, self.known_)
@@ -196,7 +196,7 @@ class LexicalEncoder(Encoder):
         Raises NotFittedError before ``fit``.
         """
         self._check_fitted()
-        vectors = [self._project(text) for text in _readable(texts)]
+        vectors = [self._project(text) for text in readable(texts)]
         return _unit(np.array(vectors, dtype=np.float32).reshape(-1, self.dim))
 
     def fingerprint(self) -> str:
@@ -240,7 +240,7 @@ class LexicalEncoder(Encoder):
         return product
 
 
-def _readable(texts: Sequence[str]) -> list[str]:
+def readable(texts: Sequence[str]) -> list[str]:
     """The texts cut to ``MAX_CHARACTERS``, lone surrogates replaced (UTF-8 has none)."""
     if isinstance(texts, str):
         raise TypeError(f"expected a sequence of texts, got one: {texts[:40]!r}; pass [text]")

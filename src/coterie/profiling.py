@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +76,7 @@ def records_of(
     An empty answer has a score of 0. Where the expert itself failed it has no score.
     """
     shape = (len(questions), len(experts))
-    arrays = {name: np.full(shape, np.nan) for name in NUMBERS}
+    arrays: dict[str, Any] = {name: np.full(shape, np.nan) for name in NUMBERS}
     texts = np.full(shape, None, object)
     column = {name: j for j, name in enumerate(experts)}
     for row, (answer, reference) in enumerate(zip(answers, questions.references, strict=True)):

@@ -1,37 +1,45 @@
 """Performance records: what each expert made of each query.
 
-On disk a folder: ``queries.parquet`` (query_id, text, category, reference, skills),
+On disk a folder: ``queries.parquet`` (query_id, text, category, subject, reference, skills),
 ``records.parquet`` (query_id, expert, sample, score, cost, latency, prompt_tokens,
-completion_tokens, logprob, answer) and ``experts.toml`` with the experts in order. In memory dense
-arrays, queries x experts, NaN where nothing was observed.
+completion_tokens, logprob, propensity, answer) and ``experts.toml`` with the experts in order and
+what is known of each. Of several samples of a cell the numbers are averaged and the text is that of
+the lowest sample number. In memory dense arrays, queries x experts, NaN where nothing was observed;
+those of big folders are built once and memory-mapped (see ``dense``).
 """
 
 from __future__ import annotations
 
-import json
+import copy
 import math
 import os
 import shutil
 import tempfile
-import tomllib
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coterie import dense, native
+from coterie.columns import NUMBERS
 from coterie.errors import CoterieError, InputError
+from coterie.native import MANY
 from coterie.types import Completion, FloatArray, Query, Usage
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FILES = ("queries.parquet", "records.parquet", "experts.toml")
-TEXTS = ("query_id", "expert", "text", "category", "subject", "reference", "answer")
-NUMBERS = ("quality", "cost", "latency", "prompt_tokens", "completion_tokens", "logprob")
+__all__ = ["FILES", "MANY", "NUMBERS", "Records"]
+
+FILES = dense.FILES
+
+
+def _nothing() -> FloatArray:
+    return np.empty(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,64 +52,79 @@ class Records:
         Rows and columns; query ids and expert names are unique.
     quality
         Scores in [0, 1], shape (queries, experts); NaN is "not observed", neither right nor wrong.
-    cost, latency, prompt_tokens, completion_tokens, logprob
+    cost, latency, prompt_tokens, completion_tokens, logprob, propensity
         Same shape; cost in the pool's unit, latency in seconds, ``logprob`` the mean natural log
-        probability of the answer's tokens. All NaN where left out.
+        probability of the answer's tokens, ``propensity`` the probability with which a logging
+        policy chose the expert. All NaN where left out.
     texts
         Object array of the same shape: the completion's text, empty if it failed, or None.
     references
         One a query, None where unknown.
+    facts
+        What else is known of an expert, by its name: ``parameters`` and ``active_parameters`` in
+        billions, ``input_price`` and ``output_price`` per million tokens, ``description``, and
+        whatever ``experts.toml`` says. Facts of other experts are left out.
+
+    Arrays of floats are kept as they come, memory-mapped or narrow; other numbers become float64
+    (float32 from a million cells on). An array that is all missing takes no memory and cannot be
+    written to.
 
     Raises
     ------
     InputError
-        Where shapes disagree, names repeat, a score is outside [0, 1] or a cost negative.
+        Where shapes disagree, names repeat, a score is outside [0, 1], a cost negative or a
+        propensity outside (0, 1].
     """
 
     queries: tuple[Query, ...]
     experts: tuple[str, ...]
     quality: FloatArray
-    cost: FloatArray = field(default_factory=lambda: np.empty(0))
-    latency: FloatArray = field(default_factory=lambda: np.empty(0))
-    prompt_tokens: FloatArray = field(default_factory=lambda: np.empty(0))
-    completion_tokens: FloatArray = field(default_factory=lambda: np.empty(0))
-    logprob: FloatArray = field(default_factory=lambda: np.empty(0))
+    cost: FloatArray = field(default_factory=_nothing)
+    latency: FloatArray = field(default_factory=_nothing)
+    prompt_tokens: FloatArray = field(default_factory=_nothing)
+    completion_tokens: FloatArray = field(default_factory=_nothing)
+    logprob: FloatArray = field(default_factory=_nothing)
     texts: NDArray[np.object_] = field(default_factory=lambda: np.empty(0, object))
     references: tuple[str | None, ...] = ()
+    propensity: FloatArray = field(default_factory=_nothing)
+    facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shape = (len(self.queries), len(self.experts))
         for name in NUMBERS:
-            array = np.asarray(getattr(self, name), float)
-            if array.size == 0:
-                array = np.full(shape, np.nan)
-            if array.shape != shape:
-                raise InputError(f"expected shape {shape}, got {array.shape}", field=name)
+            array = _stored(getattr(self, name), shape, name)
             object.__setattr__(self, name, array)
-        if self.texts.size == 0:
-            object.__setattr__(self, "texts", np.full(shape, None, object))
-        if self.texts.shape != shape:
-            raise InputError(f"expected shape {shape}, got {self.texts.shape}", field="texts")
+        object.__setattr__(self, "texts", _stored_texts(self.texts, shape))
         if not self.references:
             object.__setattr__(self, "references", (None,) * len(self.queries))
         if len(self.references) != len(self.queries):
             message = f"expected {len(self.queries)}, got {len(self.references)}"
             raise InputError(message, field="references")
-        self._check()
+        object.__setattr__(self, "facts", self._facts_of(self.experts))
+        self._check_names()
+        self._check_numbers()
 
-    def _check(self) -> None:
+    def _facts_of(self, experts: Sequence[str]) -> dict[str, dict[str, Any]]:
+        return {name: dict(self.facts[name]) for name in experts if self.facts.get(name)}
+
+    def _check_names(self) -> None:
         for name, values in (("id", [q.id for q in self.queries]), ("expert", self.experts)):
             repeated = [value for value, count in Counter(values).items() if count > 1]
             if repeated:
                 raise InputError(f"{repeated[0]!r} occurs more than once", field=name)
-        outside = (self.quality < 0) | (self.quality > 1)
-        if outside.any():
-            row, column = np.argwhere(outside)[0]
+
+    def _check_numbers(self) -> None:
+        low, high = _bounds(self.quality)
+        if low < 0 or high > 1:
+            row, column = np.argwhere((self.quality < 0) | (self.quality > 1))[0]
             where = f"query {self.queries[row].id!r}, expert {self.experts[column]!r}"
             message = f"{self.quality[row, column]} for {where} is outside [0, 1]"
             raise InputError(message, field="score")
-        if (self.cost < 0).any():
+        if _bounds(self.cost)[0] < 0:
             raise InputError("a cost is negative", field="cost")
+        low, high = _bounds(self.propensity)
+        if low <= 0 or high > 1:
+            raise InputError("a probability is outside (0, 1]", field="propensity")
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -119,22 +142,34 @@ class Records:
     def take(self, rows: Sequence[int] | NDArray[np.intp]) -> Records:
         """The records of these rows, in this order."""
         index = np.asarray(rows, dtype=np.intp)
-        return replace(
-            self,
+        shape = (len(index), len(self.experts))
+        return self._part(
             queries=tuple(self.queries[i] for i in index),
             references=tuple(self.references[i] for i in index),
-            texts=self.texts[index],
-            **{name: getattr(self, name)[index] for name in NUMBERS},
+            **{name: _cut(getattr(self, name), index, shape) for name in (*NUMBERS, "texts")},
         )
 
     def select(self, experts: Sequence[str]) -> Records:
         """The records of these experts, in this order; raises InputError for an unknown one."""
-        if unknown := [e for e in experts if e not in self.experts]:
+        column_of = {name: column for column, name in enumerate(self.experts)}
+        if unknown := [e for e in experts if e not in column_of]:
             known = ", ".join(self.experts)
             raise InputError(f"no records of expert {unknown[0]!r}; there are {known}")
-        index = [self.experts.index(e) for e in experts]
-        columns = {name: getattr(self, name)[:, index] for name in NUMBERS}
-        return replace(self, experts=tuple(experts), texts=self.texts[:, index], **columns)
+        index = np.array([column_of[e] for e in experts], dtype=np.intp)
+        at, shape = (slice(None), index), (len(self), len(index))
+        return self._part(
+            experts=tuple(experts),
+            facts=self._facts_of(experts),
+            **{name: _cut(getattr(self, name), at, shape) for name in (*NUMBERS, "texts")},
+        )
+
+    def _part(self, **changes: Any) -> Self:
+        """A copy with other rows or columns: what was checked once is not checked again."""
+        part = copy.copy(self)
+        for name, value in changes.items():
+            object.__setattr__(part, name, value)
+        part._check_names()
+        return part
 
     def folds(self, count: int, seed: int = 0) -> list[NDArray[np.intp]]:
         """Row numbers in ``count`` disjoint parts of nearly equal size, shuffled by ``seed``."""
@@ -185,9 +220,14 @@ class Records:
 
         folder.chmod(0o755)
         pq.write_table(self._query_table(), folder / "queries.parquet")
-        pq.write_table(self._record_table(), folder / "records.parquet")
-        names = (json.dumps(name, ensure_ascii=False) for name in self.experts)
-        text = "\n".join(f"[[expert]]\nname = {name}\n" for name in names)
+        tables = self._record_tables()
+        first = next(tables)
+        path = folder / "records.parquet"
+        with pq.ParquetWriter(path, first.schema, store_schema=False) as writer:
+            writer.write_table(first)
+            for table in tables:
+                writer.write_table(table)
+        text = native.experts_toml(self.experts, self.facts)
         (folder / "experts.toml").write_text(text, encoding="utf-8")
 
     def _query_table(self) -> pa.Table:
@@ -204,53 +244,110 @@ class Records:
         table["skills"] = pa.array([list(q.tags) for q in self.queries], pa.list_(pa.string()))
         return pa.table(table)
 
-    def _record_table(self) -> pa.Table:
+    def _record_tables(self) -> Iterator[pa.Table]:
+        """The observed cells, row by row, in tables of about a million; at least one."""
         import pyarrow as pa
 
-        rows, columns = np.nonzero(self.observed)
-        table: dict[str, Any] = {
-            "query_id": pa.array([self.queries[i].id for i in rows], pa.string()),
-            "expert": pa.array([self.experts[j] for j in columns], pa.string()),
-            "sample": pa.array(np.zeros(len(rows), np.int32)),
-        }
+        ids = pa.array([q.id for q in self.queries], pa.string())
+        names = pa.array(self.experts, pa.string())
+        step = max(1, MANY // max(1, len(self.experts)))
+        for start in range(0, max(1, len(self)), step):
+            rows, columns = np.nonzero(~np.isnan(self.quality[start : start + step]))
+            rows += start
+            table: dict[str, Any] = {
+                "query_id": pa.DictionaryArray.from_arrays(pa.array(rows.astype(np.int32)), ids),
+                "expert": pa.DictionaryArray.from_arrays(pa.array(columns.astype(np.int32)), names),
+                "sample": pa.array(np.zeros(len(rows), np.int32)),
+            }
+            table |= self._number_columns(rows, columns)
+            if not _is_missing(self.texts):
+                table["answer"] = _text_array(self.texts[rows, columns])
+            yield pa.table(table)
+
+    def _number_columns(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> dict[str, Any]:
+        """Those of the numbers that are not all missing, in the float type they have."""
+        import pyarrow as pa
+
+        found = {}
         for name in NUMBERS:
-            column = "score" if name == "quality" else name
-            values = getattr(self, name)[rows, columns]
-            table[column] = pa.array(values, pa.float64(), mask=np.isnan(values))
-        answers = [_storable(text) for text in self.texts[rows, columns]]
-        table["answer"] = pa.array(answers, pa.string())
-        return pa.table(table)
+            array = getattr(self, name)
+            if name == "quality" or not _is_missing(array):
+                values = array[rows, columns]
+                column = "score" if name == "quality" else name
+                found[column] = pa.array(values, mask=np.isnan(values))
+        return found
 
     @classmethod
-    def read(cls, folder: str | Path) -> Records:
-        """Read a folder written by ``write``; raises InputError naming file, row and field."""
-        base = Path(folder)
-        queries = _read_table(base / "queries.parquet", ("query_id", "text"))
-        table = _read_table(base / "records.parquet", ("query_id", "expert", "score"))
-        experts = _read_experts(base / "experts.toml")
-        row_of = _numbered(queries["query_id"], base / "queries.parquet", "query_id")
-        column_of = _numbered(experts, base / "experts.toml", "expert")
-        path = base / "records.parquet"
-        rows = _positions(table["query_id"], row_of, path, "query_id", "queries.parquet")
-        columns = _positions(table["expert"], column_of, path, "expert", "experts.toml")
-        _check_scores(table, rows, columns, path)
-        shape = (len(row_of), len(experts))
-        arrays = {}
-        for name in NUMBERS:
-            values = table.get("score" if name == "quality" else name)
-            arrays[name] = np.full(shape, np.nan)
-            if values is not None:
-                arrays[name][rows, columns] = [np.nan if v is None else v for v in values]
-        texts = np.full(shape, None, object)
-        texts[rows, columns] = table.get("answer", [None] * len(rows))
-        _check_costs(table.get("cost", ()), path)
-        return cls(
-            queries=_queries(queries),
-            experts=tuple(experts),
-            texts=texts,
-            references=tuple(queries.get("reference", ())),
-            **arrays,
-        )
+    def read(cls, folder: str | Path, texts: bool = True) -> Self:
+        """Read a folder written by ``write``; raises InputError naming file, row and field.
+
+        ``texts=False`` leaves the experts' answers out, which saves most of the memory of records
+        that hold many. Reading a folder of a million cells or more for the first time writes
+        ``dense/`` into it, where that is allowed.
+        """
+        return cls(**native.read_folder(Path(folder), texts))
+
+
+def _is_constant(array: NDArray[Any]) -> bool:
+    """Whether one value stands for the whole array, as where nothing was given."""
+    return array.size == 0 or not any(array.strides)
+
+
+def _is_missing(array: NDArray[Any]) -> bool:
+    """Whether nothing is known, and no memory spent on it."""
+    if array.size == 0 or not _is_constant(array):
+        return array.size == 0
+    value = array[0, 0]
+    return value is None or value != value
+
+
+def _stored(values: Any, shape: tuple[int, int], name: str) -> FloatArray:
+    """The floats of one array, without memory where all are missing."""
+    array = np.asarray(values)
+    if array.dtype.kind != "f":
+        array = array.astype(float if array.size < MANY else np.float32)
+    if array.size == 0:
+        return np.broadcast_to(np.float64(np.nan), shape)
+    if array.shape != shape:
+        raise InputError(f"expected shape {shape}, got {array.shape}", field=name)
+    if not _is_constant(array) and np.isnan(array[0]).all() and np.isnan(array).all():
+        return np.broadcast_to(array[0, 0], shape)
+    return array
+
+
+def _stored_texts(texts: NDArray[np.object_], shape: tuple[int, int]) -> NDArray[np.object_]:
+    """The texts, without memory where there are none."""
+    if texts.size and texts.shape != shape:
+        raise InputError(f"expected shape {shape}, got {texts.shape}", field="texts")
+    if all(text is None for text in texts[:1].flat) and all(text is None for text in texts.flat):
+        return np.broadcast_to(np.array(None, object), shape)
+    return texts
+
+
+def _bounds(array: FloatArray) -> tuple[float, float]:
+    """The lowest and the highest number; NaN where there is none. Copies nothing."""
+    if _is_constant(array):
+        array = array[:1, :1]
+    if array.size == 0:
+        return math.nan, math.nan
+    return float(np.fmin.reduce(array, axis=None)), float(np.fmax.reduce(array, axis=None))
+
+
+def _cut(array: NDArray[Any], at: Any, shape: tuple[int, int]) -> NDArray[Any]:
+    """``array[at]``, still without memory where one value stands for all."""
+    if array.size and _is_constant(array):
+        return np.broadcast_to(np.array(array[0, 0], array.dtype), shape)
+    part: NDArray[Any] = array[at]
+    return part
+
+
+def _text_array(texts: NDArray[np.object_]) -> pa.Array:
+    import pyarrow as pa
+
+    try:
+        return pa.array(texts, pa.string())
+    except UnicodeEncodeError:
+        return pa.array([_storable(text) for text in texts], pa.string())
 
 
 def _storable(text: str | None) -> str | None:
@@ -278,110 +375,6 @@ def _check_replaceable(target: Path) -> None:
     found = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
     if "records.parquet" not in found:
         raise CoterieError(f"{target} exists and holds no records; choose another name")
-    if foreign := [name for name in found if name not in FILES]:
+    if foreign := [name for name in found if name not in FILES and not dense.is_part(name)]:
         message = f"{target} also holds {foreign[0]!r}, which is no part of records"
         raise CoterieError(f"{message}; move it or choose another name")
-
-
-def _read_table(path: Path, required: tuple[str, ...]) -> dict[str, list[Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path, partitioning=None)
-    except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"cannot be read as Parquet: {reason}", path=path) from None
-    for name in required:
-        if name not in table.column_names:
-            found = ", ".join(table.column_names)
-            raise InputError(f"the column is missing; found {found}", path=path, field=name)
-    if table.num_rows == 0:
-        raise InputError("holds no rows", path=path)
-    return {name: _column(table[name], name, path) for name in table.column_names}
-
-
-def _column(values: pa.ChunkedArray, name: str, path: Path) -> list[Any]:
-    """The values as strings or floats, as the column's name demands; ids and texts are not null."""
-    import pyarrow as pa
-
-    kind = pa.string() if name in TEXTS else None
-    if name in ("score", *NUMBERS):
-        kind = pa.float64()
-    try:
-        values.validate(full=True)
-        values = values if kind is None else values.cast(kind)
-    except pa.ArrowException as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"expected {kind}: {reason}", path=path, field=name) from None
-    if name in ("query_id", "expert", "text") and values.null_count:
-        row = values.to_pylist().index(None) + 1
-        raise InputError(f"row {row}: expected a text, got nothing", path=path, field=name)
-    listed: list[Any] = values.to_pylist()
-    return listed
-
-
-def _read_experts(path: Path) -> list[str]:
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-        names = [str(entry["name"]) for entry in data["expert"]]
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", path=path) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"expected [[expert]] tables with a name: {error}", path=path) from None
-    return names
-
-
-def _queries(columns: dict[str, list[Any]]) -> tuple[Query, ...]:
-    none = [None] * len(columns["query_id"])
-    optional = (columns.get(name, none) for name in ("skills", "category", "subject"))
-    rows = zip(columns["query_id"], columns["text"], *optional, strict=True)
-    return tuple(
-        Query(id, ({"role": "user", "content": text},), {}, tuple(skills or ()), category, subject)
-        for id, text, skills, category, subject in rows
-    )
-
-
-def _numbered(names: Sequence[str], path: Path, field: str) -> dict[str, int]:
-    """Position of every name; raises InputError for one that occurs twice."""
-    positions: dict[str, int] = {}
-    for row, name in enumerate(names):
-        if name in positions:
-            message = f"row {row + 1}: {name!r} is also in row {positions[name] + 1}"
-            raise InputError(message, path=path, field=field)
-        positions[name] = row
-    return positions
-
-
-def _check_costs(costs: Sequence[float | None], path: Path) -> None:
-    for row, cost in enumerate(costs, start=1):
-        if cost is not None and cost < 0:
-            message = f"row {row}: expected at least 0, got {cost!r}"
-            raise InputError(message, path=path, field="cost")
-
-
-def _positions(
-    values: list[str], known: dict[str, int], path: Path, field: str, where: str
-) -> NDArray[np.intp]:
-    for row, value in enumerate(values, start=1):
-        if value not in known:
-            message = f"row {row}: {value!r} is not in {where}"
-            raise InputError(message, path=path, field=field)
-    return np.array([known[v] for v in values], dtype=np.intp)
-
-
-def _check_scores(
-    table: dict[str, list[Any]], rows: NDArray[np.intp], columns: NDArray[np.intp], path: Path
-) -> None:
-    seen: dict[tuple[int, int], int] = {}
-    for number, (cell, score) in enumerate(
-        zip(zip(rows.tolist(), columns.tolist(), strict=True), table["score"], strict=True), 1
-    ):
-        if score is None or not 0 <= score <= 1:
-            hint = "leave the row out if nothing was observed"
-            message = f"row {number}: expected a score in [0, 1], got {score!r}; {hint}"
-            raise InputError(message, path=path, field="score")
-        if cell in seen:
-            message = f"row {number}: same query and expert as row {seen[cell]}"
-            raise InputError(message, path=path, field="query_id")
-        seen[cell] = number

@@ -5,9 +5,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from coterie.errors import InputError
 from coterie.features import Encoder, Vectors
 from coterie.records import Records
-from coterie.routers.linear import PENALTIES, Linear
+from coterie.routers.linear import (
+    PENALTIES,
+    Linear,
+    fit_ridge,
+    gaps,
+    posterior,
+    principal_axes,
+    standard_error,
+)
 from coterie.testing import make_records, with_quality
 from coterie.types import FloatArray, Query
 
@@ -129,3 +138,50 @@ def test_the_penalty_has_the_least_leave_one_out_error(expert: int) -> None:
     estimates = Linear(Numbers()).fit(records).predict(records.queries)
     wanted = extended @ solved(vectors, target, best)
     np.testing.assert_allclose(estimates.quality[:, expert], wanted, atol=1e-8)
+
+
+def test_the_error_is_the_spread_of_refitted_predictions() -> None:
+    generator = np.random.default_rng(5)
+    records, vectors = planted(300, seed=4)
+    noisy = records.quality[:, [0]] + generator.normal(0, 0.1, (300, 200))
+    fitted = fit_ridge(vectors, noisy)
+    axes, strength = principal_axes(vectors)
+    claimed = standard_error(vectors[:5], axes, posterior(strength, 300, fitted)).mean()
+    spread = (np.hstack([vectors[:5], np.ones((5, 1))]) @ fitted.coefficients).std(axis=1).mean()
+    assert claimed == pytest.approx(spread, rel=0.25)
+
+
+def test_an_expert_seen_less_has_a_larger_error() -> None:
+    records, _ = planted(200, noise=0.1)
+    quality = records.quality.copy()
+    quality[20:, 0] = np.nan
+    full, few = (
+        Linear(Numbers()).fit(Records(records.queries, records.experts, q)).predict(records.queries)
+        for q in (records.quality, quality)
+    )
+    assert full.error is not None
+    assert few.error is not None
+    assert (few.error[:, 0] > 1.5 * full.error[:, 0]).all()
+
+
+def test_between_two_experts_the_gap_is_regressed_under_its_own_penalty() -> None:
+    records, vectors = planted(60, noise=0.2)
+    gap = records.quality[:, 0] - records.quality[:, 1]
+    quality = Linear(Numbers(), target="gap").fit(records).predict(records.queries).quality
+    alone = fit_ridge(vectors, gap[:, None]).coefficients[:, 0]
+    wanted = np.hstack([vectors, np.ones((60, 1))]) @ alone
+    np.testing.assert_allclose(quality[:, 0] - quality[:, 1], wanted, atol=1e-8)
+
+
+def test_gaps_survive_scores_that_are_missing_at_random() -> None:
+    truth = np.tile([0.2, 0.5, 0.8, 0.5], (4000, 1))
+    truth[::2, :2] = truth[::2, 1::-1]  # on every second query the first two change places
+    holes = np.random.default_rng(0).random(truth.shape) < 0.5
+    level, apart = gaps(np.where(holes, np.nan, truth))
+    estimated = np.nanmean(level[::2]) + np.nanmean(apart[::2], axis=0)
+    np.testing.assert_allclose(estimated, truth[0], atol=0.02)
+
+
+def test_a_target_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(InputError, match="expected one of score, gap"):
+        Linear(target="rank").fit(RECORDS)

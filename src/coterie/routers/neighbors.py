@@ -1,23 +1,53 @@
-"""k nearest neighbours: the mean score of similar recorded queries."""
+"""k nearest neighbours: the mean score of similar recorded queries, shrunk to a prior."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
 from coterie.errors import InputError
 from coterie.features import Encoder
+from coterie.index import Index
 from coterie.records import Records
-from coterie.routers.base import Router, make_encoder, mean_or, require_rows
-from coterie.types import Estimates, FloatArray, IntArray, Query
+from coterie.routers.base import Router, make_encoder, mean_or, require_rows, spread
+from coterie.routers.categories import require_level
+from coterie.routers.tables import (
+    Key,
+    contrast_error,
+    find_rows,
+    given_labels,
+    learn_table,
+    overall_means,
+)
+from coterie.types import Estimates, FloatArray, IntArray, Query, Support
 
-BLOCK = 1024  # queries whose similarities are held at once
+BLOCK = 256  # queries whose neighbours' scores are held at once
+TRIED = 8_000  # records, evenly spaced, that hyper-parameters are chosen on
+WIDER = 4  # with a floor, neighbours are at most this many times k
+KS = (10, 20, 50, 100, 200)
+SHRINKAGES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+TEMPERATURES = (0.05, 0.1, 0.2, 1.0)
+
+
+class Setting(NamedTuple):
+    """One choice of the hyper-parameters."""
+
+    k: int
+    temperature: float
+    shrinkage: float
 
 
 class KNN(Router):
     """Weighted mean score of the k most similar recorded queries, shrunk to the expert's mean.
+
+    The nearest neighbour weighs 1, the others exp((similarity - nearest) / temperature), those of
+    similarity 0 or less nothing. Hyper-parameters left None are those of the least leave-one-out
+    squared error on the training records: of the differences between experts, since how hard a
+    question is for all of them decides nothing, and of scores where only one expert is known. The
+    standard error is that of a posterior mean whose prior weighs ``shrinkage`` neighbours.
 
     Parameters
     ----------
@@ -25,6 +55,11 @@ class KNN(Router):
         Neighbours per query.
     shrinkage
         Weight of the expert's overall mean, in neighbours.
+    temperature
+        Of the weights, in units of cosine similarity; infinite weighs all neighbours alike.
+    floor
+        Where given, neighbours are all records of at least ``floor`` times the similarity of the
+        k-th nearest, at most 4 k of them (0.95 and k = 50 in guarded kNN).
     encoder
         Plug-in name of an encoder, or an instance.
     """
@@ -34,56 +69,213 @@ class KNN(Router):
     vectors_: FloatArray
     quality_: FloatArray
     cost_: FloatArray
+    residual_: FloatArray
+    variance_: FloatArray
+    texts_: tuple[str, ...]
+    k_: int
+    shrinkage_: float
+    temperature_: float
 
     def __init__(
-        self, k: int = 20, shrinkage: float = 1.0, encoder: str | Encoder = "static"
+        self,
+        k: int | None = None,
+        shrinkage: float | None = None,
+        temperature: float | None = None,
+        floor: float | None = None,
+        encoder: str | Encoder = "static",
     ) -> None:
         self.k = k
         self.shrinkage = shrinkage
+        self.temperature = temperature
+        self.floor = floor
         self.encoder = encoder
 
     def fit(self, records: Records) -> Self:
-        """Encode and remember the queries and their scores."""
+        """Encode and remember queries and scores; choose what was left None."""
         require_rows(records)
-        if self.k < 1:
-            raise InputError(f"expected at least 1, got {self.k}", field="k")
+        self._check_parameters()
         texts = [q.text for q in records.queries]
+        encoder = make_encoder(self.encoder).fit(texts)
+        self.texts_, self.encoder_ = tuple(texts), encoder
+        self.vectors_ = np.ascontiguousarray(encoder.encode(texts), np.float32)
+        prior, left_out = self._fit_prior(records)
+        self.quality_, self.cost_ = records.quality.copy(), records.cost.copy()
+        self.residual_ = records.quality - prior
+        self.variance_ = mean_or(self.residual_**2, 0.25)
+        chosen = self._choose(left_out)
+        self.k_, self.temperature_, self.shrinkage_ = chosen
         self.experts_ = records.experts
-        self.texts_ = tuple(texts)
-        self.encoder_ = make_encoder(self.encoder).fit(texts)
-        self.vectors_ = self.encoder_.encode(texts)
-        self.quality_ = records.quality.copy()
-        self.cost_ = records.cost.copy()
         return self
 
     def predict(self, queries: Sequence[Query]) -> Estimates:
-        """Weighted neighbour means; the evidence names the nearest recorded query."""
+        """Shrunk neighbour means; the evidence names the nearest recorded query."""
         self._check_fitted()
         shape = (len(queries), len(self.experts_))
-        quality, cost = np.empty(shape), np.empty(shape)
-        evidence: list[str] = []
+        quality, cost, error = np.empty(shape), np.empty(shape), np.empty(shape)
+        rows, weights = self._neighbours(queries)
+        prior, usual = self._prior(queries), mean_or(self.cost_, 0.0)
         for start in range(0, len(queries), BLOCK):
-            block = slice(start, start + BLOCK)
-            vectors = self.encoder_.encode([q.text for q in queries[block]])
-            rows, weights = self._neighbours(vectors @ self.vectors_.T)
-            quality[block] = self._mean(self.quality_, rows, weights)
-            cost[block] = self._mean(self.cost_, rows, weights)
-            evidence += [f"nearest recorded query: {self.texts_[r[0]][:80]!r}" for r in rows]
-        return Estimates(self.experts_, quality, cost, evidence=tuple(evidence))
+            part = slice(start, start + BLOCK)
+            near = self.residual_[rows[part]]  # (queries, k, experts)
+            shift, mass = _shrunk(near, weights[part], self.shrinkage_)
+            quality[part] = np.clip(prior[part] + shift, 0.0, 1.0)
+            error[part] = self._error(near, weights[part], shift, mass)
+            dearer, _ = _shrunk(self.cost_[rows[part]] - usual, weights[part], self.shrinkage_)
+            cost[part] = np.maximum(usual + dearer, 0.0)
+        evidence = tuple(f"nearest recorded query: {self.texts_[r[0]][:80]!r}" for r in rows)
+        support = Support(rows, weights, self.quality_, self.texts_)
+        return Estimates(
+            self.experts_, quality, cost, evidence=evidence, error=error, support=support
+        )
 
-    def _neighbours(self, similarity: FloatArray) -> tuple[IntArray, FloatArray]:
-        """Rows and non-negative weights of the k nearest, nearest first; (queries, k) each."""
-        k = min(self.k, similarity.shape[1])
-        rows = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
-        near = np.take_along_axis(similarity, rows, axis=1).astype(float)
-        return rows, np.maximum(near, 0.0)
+    def _check_parameters(self) -> None:
+        if self.k is not None and self.k < 1:
+            raise InputError(f"expected at least 1, got {self.k}", field="k")
+        if self.shrinkage is not None and not self.shrinkage >= 0:
+            raise InputError(f"expected at least 0, got {self.shrinkage}", field="shrinkage")
+        if self.temperature is not None and not self.temperature > 0:
+            raise InputError(f"expected above 0, got {self.temperature}", field="temperature")
+        if self.floor is not None and not 0 < self.floor <= 1:
+            raise InputError(f"expected in (0, 1], got {self.floor}", field="floor")
 
-    def _mean(self, values: FloatArray, rows: IntArray, weights: FloatArray) -> FloatArray:
-        """Weighted mean of observed neighbour values, (queries, experts)."""
-        near = values[rows]  # (queries, k, experts)
-        mass = weights[..., None] * ~np.isnan(near)
-        overall = mean_or(values, 0.0)
-        total = (mass * np.nan_to_num(near)).sum(axis=1) + self.shrinkage * overall
-        count = mass.sum(axis=1) + self.shrinkage
-        mean: FloatArray = np.where(count > 0, total / np.maximum(count, 1e-12), overall)
-        return mean
+    def _fit_prior(self, records: Records) -> tuple[FloatArray, FloatArray]:
+        """What each record's scores were expected to be: with it, and without it."""
+        self.mean_, _, left_out = overall_means(records.quality)
+        return spread(self.mean_, records.queries), left_out
+
+    def _prior(self, queries: Sequence[Query]) -> FloatArray:
+        """What neighbours' residuals are added to, shape (queries, experts)."""
+        return spread(self.mean_, queries)
+
+    def _neighbours(self, queries: Sequence[Query]) -> tuple[IntArray, FloatArray]:
+        """Rows and non-negative weights of the neighbours, nearest first; (queries, k) each."""
+        index: Index | None = vars(self).get("_index")
+        if index is None or index.vectors is not self.vectors_:
+            self._index = index = Index(self.vectors_)
+        vectors = self.encoder_.encode([q.text for q in queries])
+        rows, near = index.nearest(vectors, self.k_ * (1 if self.floor is None else WIDER))
+        return rows, _weights(near, self.k_, self.temperature_, self.floor)
+
+    def _error(
+        self, near: FloatArray, weights: FloatArray, shift: FloatArray, mass: FloatArray
+    ) -> FloatArray:
+        """Standard error of the estimates: local variance over the mass of neighbours and prior."""
+        prior = max(self.shrinkage_, 1.0)
+        seen = ~np.isnan(near)
+        squares = np.einsum("qk,qke->qe", weights, np.nan_to_num(near) ** 2)
+        count = np.einsum("qk,qke->qe", weights, seen) + prior
+        variance = (squares + prior * self.variance_) / count - shift**2
+        error: FloatArray = np.sqrt(np.maximum(variance, 0.0) / np.maximum(mass, 1.0))
+        return error
+
+    def _choose(self, left_out: FloatArray) -> Setting:
+        """The setting of least leave-one-out error among those that the parameters allow."""
+        settings = [
+            Setting(*each)
+            for each in itertools.product(
+                KS if self.k is None else (self.k,),
+                TEMPERATURES if self.temperature is None else (self.temperature,),
+                SHRINKAGES if self.shrinkage is None else (self.shrinkage,),
+            )
+        ]
+        if len(settings) == 1 or len(self.vectors_) < 2:
+            return settings[0]
+        errors = self._left_out_errors(settings, left_out)
+        return settings[int(np.argmin(np.round(errors / max(errors.max(), 1e-12), 9)))]
+
+    def _left_out_errors(self, settings: Sequence[Setting], left_out: FloatArray) -> FloatArray:
+        """Error of every setting, summed over records none of which sees itself."""
+        rows = np.arange(0, len(self.vectors_), -(-len(self.vectors_) // TRIED))
+        wanted = max(s.k for s in settings) * (1 if self.floor is None else WIDER)
+        index = Index(self.vectors_)
+        errors = np.zeros(len(settings))
+        for start in range(0, len(rows), BLOCK):
+            part = rows[start : start + BLOCK]
+            found, near = index.nearest(self.vectors_[part], wanted, without=part)
+            target = self.quality_[part] - left_out[part]
+            errors += self._errors_of(settings, self.residual_[found], near, target)
+        return errors
+
+    def _errors_of(
+        self,
+        settings: Sequence[Setting],
+        residual: FloatArray,
+        near: FloatArray,
+        target: FloatArray,
+    ) -> FloatArray:
+        """Summed contrast errors of settings on a block; ``residual`` is (rows, k, experts)."""
+        shapes = sorted({(s.k, s.temperature) for s in settings})
+        weights = np.stack([_weights(near, k, t, self.floor) for k, t in shapes], axis=1)
+        totals = weights @ np.nan_to_num(residual)  # (rows, shapes, experts)
+        masses = weights @ (~np.isnan(residual)).astype(float)
+        errors = []
+        for k, temperature, shrinkage in settings:
+            at = shapes.index((k, temperature))
+            mass = masses[:, at] + shrinkage
+            shift = totals[:, at] / np.where(mass > 0, mass, np.inf)
+            errors.append(contrast_error(target - shift))
+        return np.array(errors)
+
+
+def _weights(near: FloatArray, k: int, temperature: float, floor: float | None) -> FloatArray:
+    """Weights of neighbours from similarities in falling order; 0 beyond the neighbourhood."""
+    if not near.shape[1]:
+        return near
+    inside = np.arange(near.shape[1]) < k
+    if floor is not None:
+        last = near[:, [min(k, near.shape[1]) - 1]]
+        inside = (near >= floor * last) & (np.arange(near.shape[1]) < WIDER * k)
+    weights: FloatArray = np.exp((near - near[:, :1]) / temperature) * (inside & (near > 0))
+    return weights
+
+
+def _shrunk(
+    residual: FloatArray, weights: FloatArray, shrinkage: float
+) -> tuple[FloatArray, FloatArray]:
+    """Weighted means of residuals (queries, k, experts) shrunk to 0, and their mass."""
+    total = np.einsum("qk,qke->qe", weights, np.nan_to_num(residual))
+    mass = np.einsum("qk,qke->qe", weights, ~np.isnan(residual)) + shrinkage
+    return total / np.where(mass > 0, mass, np.inf), mass
+
+
+class CategoryKNN(KNN):
+    """kNN on what the table of given categories leaves unexplained.
+
+    The prior of a query is its cell in the shrunk table of ``CategoryTable``; neighbours of any
+    category add the mean of their residuals, shrunk to 0.
+
+    Parameters
+    ----------
+    level
+        ``subject`` uses subjects where they are given, ``category`` never.
+    """
+
+    name = "category-knn"
+    reads = "category"
+    keys_: tuple[Key, ...]
+    cells_: FloatArray
+
+    def __init__(
+        self,
+        k: int | None = None,
+        shrinkage: float | None = None,
+        temperature: float | None = None,
+        floor: float | None = None,
+        encoder: str | Encoder = "static",
+        level: str = "subject",
+    ) -> None:
+        super().__init__(k, shrinkage, temperature, floor, encoder)
+        self.level = level
+
+    def _check_parameters(self) -> None:
+        require_level(self.level)
+        super()._check_parameters()
+
+    def _fit_prior(self, records: Records) -> tuple[FloatArray, FloatArray]:
+        table = learn_table(records, given_labels(records.queries), self.level)
+        self.keys_, self.cells_ = table.keys, table.quality
+        return self._prior(records.queries), table.left_out
+
+    def _prior(self, queries: Sequence[Query]) -> FloatArray:
+        prior: FloatArray = self.cells_[find_rows(self.keys_, given_labels(queries))]
+        return prior

@@ -1,85 +1,29 @@
-"""Policies: estimates in, decisions out, alike for every router.
-
-Pure functions of the estimates and a seed; sampled rules draw from a generator seeded by the query
-id, so a decision does not depend on which other queries are in the batch.
-"""
+"""Several experts a query, to answer side by side."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coterie.errors import InputError
+from coterie.policies.base import check_count, check_number, decisions, ranked, utilities
+from coterie.policies.evidence import (
+    Flips,
+    Gate,
+    evidence,
+    first_allowed,
+    flip_points,
+    nearer,
+)
 from coterie.types import Decision, Estimates, FloatArray, IntArray, Query, Seed, derive_seed
 
-RULES = ("greedy", "paper", "released", "top-p")
+RULES = ("greedy", "paper", "released", "top-p")  # by quality or skill; "budgeted" minds the cost
 RARE = 0.05  # share of recruitments below which an expert is trimmed
-
-
-class Policy(Protocol):
-    """Chooses composition and experts for every query."""
-
-    def decide(self, queries: Sequence[Query], estimates: Estimates) -> list[Decision]:
-        """One decision a query, in order."""
-
-
-@dataclass(frozen=True, slots=True)
-class Utility:
-    """The expert with the largest ``willingness_to_pay * quality - cost``, the others as fallbacks.
-
-    ``willingness_to_pay`` is what a score of 1 is worth, in the pool's unit of cost; infinite means
-    that quality alone counts and cost breaks ties (RouterBench's objective). For the composition
-    ``cascade`` the order is by cost, from the cheapest to the expert of largest utility.
-    """
-
-    willingness_to_pay: float = float("inf")
-    composition: str = "single"
-
-    def __post_init__(self) -> None:
-        if not self.willingness_to_pay >= 0:
-            message = f"expected at least 0, got {self.willingness_to_pay!r}"
-            raise InputError(message, field="willingness_to_pay")
-
-    def decide(self, queries: Sequence[Query], estimates: Estimates) -> list[Decision]:
-        """Experts in order of utility."""
-        utility, tie = estimates.quality, estimates.cost
-        if np.isfinite(self.willingness_to_pay):
-            utility = self.willingness_to_pay * estimates.quality - estimates.cost
-        decisions = []
-        for row, (values, costs) in enumerate(zip(utility, tie, strict=True)):
-            order: IntArray = np.lexsort((costs, -values))
-            if self.composition == "cascade":
-                order = _cheap_first(order, costs)
-            decisions.append(_decision(self.composition, order, values, row, estimates))
-        return decisions
-
-
-def _cheap_first(order: IntArray, costs: FloatArray) -> IntArray:
-    """Up to the best expert, everyone cheaper than it, the cheapest first."""
-    best = order[0]
-    cheaper = [j for j in order if costs[j] < costs[best]]
-    return np.array([*sorted(cheaper, key=lambda j: costs[j]), best])
-
-
-def _decision(
-    composition: str,
-    order: Sequence[int] | IntArray,
-    utility: FloatArray,
-    row: int,
-    estimates: Estimates,
-) -> Decision:
-    """The decision for these expert columns; weights are their expected qualities."""
-    names = tuple(estimates.experts[j] for j in order)
-    qualities = tuple(float(estimates.quality[row, j]) for j in order)
-    shown = [f"{n} ({q:.2f})" for n, q in zip(names, qualities, strict=True)]
-    reason = f"expected quality: {', '.join(shown[:5])}"
-    if estimates.evidence:
-        reason = f"{estimates.evidence[row]}; {reason}"
-    return Decision(composition, names, qualities, float(max(utility[j] for j in order)), reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +33,25 @@ class Recruit:
     Parameters
     ----------
     k
-        How many (with ``top-p``: at most).
+        How many (with ``top-p`` and ``budgeted``: at most).
     rule
         ``greedy``: the k of highest expected quality. ``paper`` and ``released``: k draws with
         replacement from Symbolic-MoE's distribution as published and as in its code. ``top-p``:
-        the smallest set whose share of the paper's distribution over qualities reaches ``p``.
+        the smallest set whose share of the paper's distribution over qualities reaches ``p``
+        (Dynamic-MoE's rule). ``budgeted``: one more expert as long as what it adds is worth its
+        cost, the chance that anyone is right rising by more than cost / ``willingness_to_pay``.
     temperature
         Of the paper's softmax.
     keep
         Only these experts are recruited (empty: all); see ``trimmed``.
+    willingness_to_pay
+        What an answer that is right is worth under ``budgeted``, in the pool's unit of cost.
+
+    Notes
+    -----
+    ``budgeted`` counts the chance ``1 - prod(1 - q)`` that at least one of the recruited is right
+    if they err independently. It is monotone and submodular, so each expert adds less than the one
+    before and stopping at the first that does not pay is consistent; a vote reaches less.
     """
 
     k: int = 3
@@ -107,13 +61,13 @@ class Recruit:
     seed: Seed = 0
     keep: tuple[str, ...] = ()
     composition: str = "recruit"
+    willingness_to_pay: float = float("inf")
 
     def __post_init__(self) -> None:
-        if self.rule not in RULES:
-            raise InputError(f"expected one of {', '.join(RULES)}, got {self.rule!r}", field="rule")
-        if not isinstance(self.k, int) or self.k < 1:
-            message = f"expected a whole number of at least 1, got {self.k!r}"
-            raise InputError(message, field="k")
+        rules = (*RULES, "budgeted")
+        if self.rule not in rules:
+            raise InputError(f"expected one of {', '.join(rules)}, got {self.rule!r}", field="rule")
+        check_count(self.k, "k")
         if not isinstance(self.p, int | float) or not 0 <= self.p <= 1:
             raise InputError(f"expected a number in [0, 1], got {self.p!r}", field="p")
         if not isinstance(self.keep, list | tuple):  # a text would match by its letters
@@ -121,21 +75,25 @@ class Recruit:
         if not self.temperature > 0:
             message = f"expected a number above 0, got {self.temperature!r}"
             raise InputError(message, field="temperature")
+        check_number(self.willingness_to_pay, "willingness_to_pay")
 
     def decide(self, queries: Sequence[Query], estimates: Estimates) -> list[Decision]:
         """The recruited experts of every query."""
         allowed = np.array([not self.keep or e in self.keep for e in estimates.experts])
         if not allowed.any():
             raise InputError(f"none of {self.keep} is in the pool", field="keep")
-        decisions = []
-        for row, query in enumerate(queries):
-            chosen = self._choose(query, row, estimates, allowed)
-            utility = estimates.quality[row]
-            decisions.append(_decision(self.composition, chosen, utility, row, estimates))
-        return decisions
+        price, flips = math.inf, None
+        if self.rule == "budgeted":
+            chosen, flips = worthwhile(estimates, allowed, self.k, self.willingness_to_pay)
+            price = self.willingness_to_pay
+        else:
+            chosen = [self._choose(q, i, estimates, allowed) for i, q in enumerate(queries)]
+        others = best_left_out(estimates.quality, allowed, chosen)
+        shown = evidence(estimates, [list(dict.fromkeys(c)) for c in chosen], others, price, flips)
+        return decisions(self.composition, estimates, chosen, estimates.quality, shown)
 
     def _choose(
-        self, query: Query, row: int, estimates: Estimates, allowed: FloatArray
+        self, query: Query, row: int, estimates: Estimates, allowed: NDArray[np.bool_]
     ) -> list[int]:
         quality = np.where(allowed, estimates.quality[row], -np.inf)
         order = np.lexsort((estimates.cost[row], -quality))[: min(self.k, int(allowed.sum()))]
@@ -174,6 +132,64 @@ class Recruit:
         total = counts.total()
         kept = tuple(e for e in estimates.experts if counts[e] >= RARE * total)
         return replace(self, keep=kept or self.keep)
+
+
+def worthwhile(
+    estimates: Estimates, allowed: NDArray[np.bool_], k: int, willingness_to_pay: float
+) -> tuple[list[list[int]], Flips]:
+    """At most k experts a query, each worth its cost when it is added, and where that changes.
+
+    The first is the one of largest utility. Greedy by net gain: what an expert adds to the chance
+    that anyone is right, times the willingness to pay, less its cost.
+    """
+    count = len(estimates.quality)
+    right = np.clip(estimates.quality, 0.0, 1.0)
+    wrong, left = np.ones((count, 1)), np.tile(allowed, (count, 1))
+    chosen: list[list[int]] = [[] for _ in range(count)]
+    flips = Flips(np.full(count, np.nan), np.full(count, -1))
+    rows = np.arange(count)
+    for step in range(min(k, int(allowed.sum()))):
+        gain = _after_nothing(wrong[rows] * right[rows])
+        cost = _after_nothing(estimates.cost[rows])
+        stop = np.full((len(rows), 1), step > 0)
+        gate = Gate.fixed(np.hstack([stop, left[rows]]))
+        ranks = ranked(utilities(gain, cost, willingness_to_pay), cost)
+        added = first_allowed(ranks, gate.open(willingness_to_pay))
+        point = flip_points(gain, cost, added, willingness_to_pay, gate)
+        flips = _with_step(flips, rows, point, willingness_to_pay)
+        rows, added = rows[added > 0], added[added > 0] - 1
+        for row, j in zip(rows.tolist(), added.tolist(), strict=True):
+            chosen[row].append(j)
+        left[rows, added] = False
+        wrong[rows, 0] *= 1 - right[rows, added]
+    return chosen, flips
+
+
+def _after_nothing(columns: FloatArray) -> FloatArray:
+    """The columns of the experts after one of zeros, for recruiting nobody more."""
+    return np.column_stack([np.zeros(len(columns)), columns])
+
+
+def _with_step(flips: Flips, rows: IntArray, step: Flips, willingness_to_pay: float) -> Flips:
+    """The nearest change so far, with those of one step in these rows."""
+    known = Flips(flips.at[rows], flips.to[rows])
+    at, to = nearer(known, Flips(step.at, step.to - 1), willingness_to_pay)
+    flips.at[rows], flips.to[rows] = at, np.maximum(to, -1)
+    return flips
+
+
+def best_left_out(
+    quality: FloatArray, allowed: NDArray[np.bool_], chosen: Sequence[Sequence[int]]
+) -> list[int]:
+    """The expert of highest quality that was allowed and not recruited, -1 where all were."""
+    left = np.where(allowed, quality, -np.inf)
+    for row, columns in enumerate(chosen):
+        left[row, list(columns)] = -np.inf
+    if left.shape[0] == 0:
+        return []
+    best = np.where(np.isneginf(left.max(axis=1)), -1, left.argmax(axis=1))
+    others: list[int] = best.tolist()
+    return others
 
 
 def softmax(values: FloatArray, temperature: float) -> FloatArray:

@@ -1,0 +1,99 @@
+"""Published record formats, one small module each, and how a path finds its own.
+
+A reader has ``NAME``, ``matches(path)`` (a cheap look) and ``read(path, columns)``; one whose
+format marks a split also has ``split(path, columns)``. Readers take scores as they stand and join
+by id; nothing is scored here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+from coterie.errors import InputError
+from coterie.formats.base import Reader
+from coterie.records import Records
+
+# The first whose look succeeds reads: the most particular come first, any other CSV last.
+MODULES = (
+    "native",
+    "instances",
+    "lm_eval",
+    "inspect_logs",
+    "routereval",
+    "routerbench",
+    "llmrouterbench",
+    "routerarena",
+    "llmrouter",
+    "routerdc",
+    "pairs",
+    "rorf",
+    "embedllm",
+    "routellm",
+    "plain",
+)
+
+
+def readers() -> dict[str, Reader]:
+    """Every reader by its name, in the order in which they are tried."""
+    modules = [cast(Any, import_module(f"coterie.formats.{module}")) for module in MODULES]
+    return {module.NAME: module for module in modules}
+
+
+def names() -> list[str]:
+    """The formats that can be read."""
+    return list(readers())
+
+
+def detect(path: str | Path) -> str:
+    """The format of a file or folder; raises InputError that lists the known ones."""
+    if not Path(path).exists():
+        raise InputError("cannot be read: no such file or folder", path=path)
+    for name, reader in readers().items():
+        if reader.matches(Path(path)):
+            return name
+    raise InputError(f"no known format; there are {', '.join(names())}", path=path)
+
+
+def read_records(
+    path: str | Path, format: str | None = None, columns: Mapping[str, str] | None = None
+) -> Records:
+    """Records from a file or folder of any known format.
+
+    Parameters
+    ----------
+    path
+        What to read.
+    format
+        One of ``names()``; found by a look at the path if left out.
+    columns
+        What a reader is told about fields, as its docstring says; for ``csv`` the column of each
+        of ``query``, ``expert``, ``score`` and so on.
+
+    Raises
+    ------
+    InputError
+        Naming file and row, where the content is not what the format says, holds a score outside
+        [0, 1] or two scores of one question and expert. Nothing found in a file is ever executed.
+    """
+    return _reader(path, format).read(Path(path), columns or {})
+
+
+def read_split(
+    path: str | Path, format: str | None = None, columns: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """The split ("train", "test") of each query id, empty where the format marks none."""
+    reader = _reader(path, format)
+    find = getattr(reader, "split", None)
+    return {} if find is None else dict(find(Path(path), columns or {}))
+
+
+def _reader(path: str | Path, format: str | None) -> Reader:
+    name = detect(path) if format is None else format
+    if name not in readers():
+        raise InputError(f"no format called {name!r}; there are {', '.join(names())}")
+    if not Path(path).exists():
+        raise InputError("cannot be read: no such file or folder", path=path)
+    return readers()[name]

@@ -1,0 +1,131 @@
+"""Entrants from what a user types: ``knn``, ``knn(k=50)``, ``my_module:MyRouter``."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from coterie.aggregators import Weighted
+from coterie.answers import Extractor
+from coterie.compositions import recruit
+from coterie.errors import InputError
+from coterie.panel.contest import DEFAULT
+from coterie.panel.trials import Entrant
+from coterie.plugins import load, names
+from coterie.policies import Policy
+from coterie.records import Records
+from coterie.routers.base import Router, mean_or
+
+YARDSTICKS = ("always", "best-single", "oracle", "random")  # routers that are rows anyway
+_SPEC = re.compile(r"([\w.:+-]+)\s*(?:\((.*)\))?", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A plug-in's name (or ``module:Attr``) and settings; ``text`` is what was typed."""
+
+    text: str
+    name: str
+    settings: dict[str, Any]
+
+
+def parse_specs(text: str) -> list[Spec]:
+    """Specs separated by commas, settings in parentheses: ``knn(k=50), linear``.
+
+    Values are Python literals or bare words. Raises InputError for anything else.
+    """
+    parts = [part.strip() for part in re.split(r",(?![^()]*\))", text)]
+    return [_parse(part) for part in parts if part]
+
+
+def _parse(text: str) -> Spec:
+    match = _SPEC.fullmatch(text)
+    if match is None:
+        raise InputError(f"expected NAME or NAME(setting=value, ...), got {text!r}")
+    name, inside = match.groups()
+    try:
+        call = ast.parse(f"spec({inside or ''})", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args or any(not k.arg for k in call.keywords):
+            raise ValueError("a setting without a name")
+        settings = {str(k.arg): _value(k.value) for k in call.keywords}
+    except (ValueError, SyntaxError) as error:
+        raise InputError(f"expected setting=value, got {inside!r} ({error})", field=name) from None
+    return Spec(text, name, settings)
+
+
+def _value(node: ast.expr) -> Any:
+    """A literal; a bare word is a text, ``inf`` a number."""
+    if isinstance(node, ast.Name):
+        return float("inf") if node.id == "inf" else node.id
+    return ast.literal_eval(node)
+
+
+def all_routers() -> str:
+    """Every registered router but the yardsticks, as a spec."""
+    return ",".join(name for name in names("routers") if name not in YARDSTICKS)
+
+
+def router_factory(spec: Spec, encoder: str) -> Callable[[], Router]:
+    """Makes the router, with this encoder where it takes one and the spec names none."""
+    kind = load("routers", spec.name, allow_import=True)
+    settings = dict(spec.settings)
+    if "encoder" in _parameters(kind):
+        settings.setdefault("encoder", encoder)
+    return _checked(kind, settings, spec)
+
+
+def policy_factory(spec: Spec) -> Callable[[Records], Policy]:
+    """Makes the policy from training records: their best single expert is the fallback."""
+    kind = load("policies", spec.name, allow_import=True)
+    make = _checked(kind, spec.settings, spec)
+    if "fallback" not in _parameters(kind) or "fallback" in spec.settings:
+        return lambda training: make()
+    return lambda training: _checked(kind, {**spec.settings, "fallback": best(training)}, spec)()
+
+
+def best(training: Records) -> str:
+    """The expert with the highest mean score."""
+    return training.experts[int(mean_or(training.quality, 0.0).argmax())]
+
+
+def _parameters(kind: Any) -> Sequence[str]:
+    return tuple(inspect.signature(kind).parameters)
+
+
+def _checked(kind: Any, settings: dict[str, Any], spec: Spec) -> Callable[[], Any]:
+    """A maker of ``kind``; raises InputError for settings that it does not have."""
+    known = _parameters(kind)
+    if unknown := [key for key in settings if key not in known]:
+        there = ", ".join(known) or "none"
+        raise InputError(f"no setting {unknown[0]!r}; there are {there}", field=spec.name)
+    return functools.partial(kind, **settings)
+
+
+def make_entrants(
+    routers: str, policies: str, encoder: str, extract: Extractor
+) -> tuple[list[Entrant], str]:
+    """Every router by itself and with every policy, and the default; the name of the default.
+
+    Votes of several experts weigh each answer by the log odds that its expert is right.
+    """
+    router, policy = DEFAULT
+    wanted = parse_specs(all_routers() if routers.strip() == "all" else routers)
+    if router not in [spec.text for spec in wanted]:
+        wanted.append(Spec(router, router, {}))
+    rules = [(spec, policy_factory(spec)) for spec in parse_specs(policies)]
+    guard = Spec(policy, policy, {})
+    vote = functools.partial(recruit, aggregator=Weighted(extract))
+    entrants = []
+    for spec in wanted:
+        make = router_factory(spec, encoder)
+        entrants.append(Entrant(spec.text, make))
+        pairs = list(rules)
+        if spec.text == router and policy not in [rule.text for rule, _ in rules]:
+            pairs.insert(0, (guard, policy_factory(guard)))
+        entrants += [Entrant(f"{spec.text}, {r.text}", make, p, vote) for r, p in pairs]
+    return entrants, f"{router}, {policy}"

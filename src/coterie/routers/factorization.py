@@ -1,0 +1,212 @@
+"""Matrix factorisation of queries and experts (EmbedLLM, RouteLLM)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coterie.errors import InputError
+from coterie.features import Encoder
+from coterie.records import Records
+from coterie.routers.base import Router, make_encoder, mean_or, require_rows
+from coterie.routers.gradient import (
+    Schedule,
+    Weights,
+    distinct,
+    ensemble,
+    mean_and_error,
+    residual,
+    sigmoid,
+)
+from coterie.routers.linear import check_option, fit_cost, predict_cost
+from coterie.routers.mlp import inputs, require_positive
+from coterie.types import Estimates, FloatArray, IntArray, Query
+
+OPPONENTS = 32  # experts each expert is compared with in a step, where there are more
+
+
+class Factorization(Router):
+    """A vector for every expert, a projection of every query; their weighted product is a logit.
+
+    delta(m, x) = w2 . (v_m * W1 e) for expert m and the query's vector e, here with a constant
+    appended to e so that experts may differ on every query alike. Quality is the members' mean,
+    ``error`` their standard deviation. Each member stops by the routing score on queries it kept
+    back, so the number of epochs is chosen inside the records.
+
+    Parameters
+    ----------
+    loss
+        ``scores``: cross-entropy of the logistic of delta on scores in [0, 1] (EmbedLLM, Zhuang et
+        al. 2024). ``battles``: cross-entropy of the logistic of delta_a - delta_b on which of two
+        experts scored higher, ties left out, v_m of unit length (RouteLLM, Ong et al. 2024); a
+        logistic regression of scores on delta then gives the quality.
+    dim
+        Length of the expert vectors; 232 (scores) and 128 (battles) were published.
+    noise
+        Standard deviation of noise added to e in training, relative to an entry of e; .05 (scores)
+        and .1 (battles) were published.
+    members, epochs, encoder, seed
+        As of ``MLP``.
+    """
+
+    name = "factorization"
+    encoder_: Encoder
+    experts_vectors_: NDArray[np.float32]
+    projection_: NDArray[np.float32]
+    link_: FloatArray
+    cost_: FloatArray
+
+    def __init__(
+        self,
+        loss: str = "scores",
+        dim: int = 64,
+        noise: float = 0.05,
+        members: int = 3,
+        epochs: int = 40,
+        encoder: str | Encoder = "static",
+        seed: int = 0,
+    ) -> None:
+        self.loss = loss
+        self.dim = dim
+        self.noise = noise
+        self.members = members
+        self.epochs = epochs
+        self.encoder = encoder
+        self.seed = seed
+
+    def fit(self, records: Records) -> Self:
+        """Train the members one after the other; InputError for settings out of range."""
+        require_rows(records)
+        require_positive(dim=self.dim, members=self.members, epochs=self.epochs)
+        check_option("loss", self.loss, ("scores", "battles"))
+        if self.noise < 0:
+            raise InputError(f"expected at least 0, got {self.noise}", field="noise")
+        texts = [q.text for q in records.queries]
+        self.experts_ = records.experts
+        self.encoder_ = make_encoder(self.encoder).fit(texts)
+        vectors = self.encoder_.encode(texts)
+        columns = distinct(records.quality)
+        model = _Model(inputs(vectors), columns.quality, columns.weight, self)
+        schedule = Schedule(epochs=self.epochs)
+        parts = (model.inputs, model.quality)
+        weights = ensemble(
+            model.start, model.slope, products, *parts, schedule, self.members, self.seed
+        )
+        self.experts_vectors_ = weights["experts"][:, columns.member]
+        self.projection_ = weights["projection"]
+        self.link_ = self._fit_link(inputs(vectors), records.quality)
+        self.cost_ = fit_cost(vectors, records.cost)
+        return self
+
+    def predict(self, queries: Sequence[Query]) -> Estimates:
+        """Mean of the members' probabilities, and ridge predictions of the cost."""
+        self._check_fitted()
+        vectors = self.encoder_.encode([q.text for q in queries])
+        scaled = self._products(inputs(vectors)) * self.link_[0] + self.link_[1]
+        quality, error = mean_and_error(sigmoid(scaled))
+        return Estimates(self.experts_, quality, predict_cost(vectors, self.cost_), error=error)
+
+    def _products(self, vectors: FloatArray) -> FloatArray:
+        """delta, shape (members, queries, experts)."""
+        weights = {"projection": self.projection_, "experts": self.experts_vectors_}
+        return products(weights, vectors)
+
+    def _fit_link(self, vectors: FloatArray, quality: FloatArray) -> FloatArray:
+        """Slope (not negative) and intercept that turn delta into the logit of a score."""
+        if self.loss == "scores":
+            return np.array([1.0, 0.0])
+        return fit_link(self._products(vectors).mean(axis=0), quality)
+
+
+def products(weights: Weights, vectors: FloatArray) -> FloatArray:
+    """Logits (W1 e) . (w2 * v_m): (queries, experts), or (members, queries, experts)."""
+    return np.asarray(vectors @ weights["projection"] @ np.swapaxes(weights["experts"], -1, -2))
+
+
+def fit_link(logits: FloatArray, quality: FloatArray) -> FloatArray:
+    """Slope and intercept of a logistic regression of all scores on one number; slope >= 0."""
+    from scipy.optimize import minimize
+
+    seen = ~np.isnan(quality)
+    x, y = logits[seen].astype(float), quality[seen]
+
+    def loss(link: FloatArray) -> tuple[float, FloatArray]:
+        z = link[0] * x + link[1]
+        error = sigmoid(z) - y
+        value = np.logaddexp(0, z).mean() - (y * z).mean() + 1e-4 * (link @ link)
+        return value, np.array([(error * x).mean(), error.mean()]) + 2e-4 * link
+
+    begin = np.array([1.0, float(np.log((mean_or(y, 0.5) + 0.01) / (1.01 - mean_or(y, 0.5))))])
+    found = minimize(loss, begin, jac=True, bounds=[(0, None), (None, None)], method="L-BFGS-B")
+    return np.asarray(found.x, float)
+
+
+class _Model:
+    """The data and settings of a training, with the gradients of its two losses."""
+
+    def __init__(
+        self,
+        vectors: NDArray[np.float32],
+        quality: NDArray[np.float32],
+        weight: NDArray[np.float32],
+        settings: Factorization,
+    ) -> None:
+        self.inputs, self.quality, self.weight = vectors, quality, weight
+        self.dim, self.noise, self.battles = settings.dim, settings.noise, settings.loss != "scores"
+
+    def start(self, generator: np.random.Generator) -> Weights:
+        """Small random numbers; w2 is part of W1, of which it is a factor."""
+        width, experts = self.inputs.shape[1], self.quality.shape[1]
+        projection = generator.normal(0, 1 / np.sqrt(width), (width, self.dim))
+        vectors = generator.normal(0, 1 / np.sqrt(self.dim), (experts, self.dim))
+        return {
+            "projection": projection.astype(np.float32),
+            "experts": vectors.astype(np.float32),
+        }
+
+    def slope(self, weights: Weights, rows: IntArray, generator: np.random.Generator) -> Weights:
+        """Gradient of the mean loss of ``rows`` by all weights."""
+        vectors = self.inputs[rows]
+        vectors = vectors + self.noise * generator.standard_normal(vectors.shape, np.float32)
+        projected = vectors @ weights["projection"]
+        logits = projected @ weights["experts"].T
+        error = self._error(logits, rows, generator)
+        return {
+            "projection": vectors.T @ (error @ weights["experts"]),
+            "experts": error.T @ projected,
+        }
+
+    def _error(
+        self, logits: FloatArray, rows: IntArray, generator: np.random.Generator
+    ) -> NDArray[np.float32]:
+        if self.battles:
+            return battles(logits, self.quality[rows], self.weight, generator)
+        return residual(logits, self.quality[rows], self.weight)
+
+
+def battles(
+    logits: FloatArray,
+    quality: FloatArray,
+    weight: FloatArray,
+    generator: np.random.Generator,
+) -> NDArray[np.float32]:
+    """Gradient by the logits of the mean cross-entropy of who wins, ties left out.
+
+    Up to 33 experts all pairs count; with more, 32 shifts of the columns against themselves.
+    """
+    experts = logits.shape[1]
+    shifts = np.arange(1, experts)
+    if experts > OPPONENTS + 1:
+        shifts = generator.choice(shifts, OPPONENTS, replace=False)
+    total, count = np.zeros_like(logits), 0.0
+    for shift in shifts:
+        other = np.roll(quality, -shift, axis=1)
+        pair = weight * np.roll(weight, -shift) * (quality != other) * ~np.isnan(quality + other)
+        chance = sigmoid(logits - np.roll(logits, -shift, axis=1))
+        error = np.where(pair > 0, chance - (quality > other), 0.0) * pair
+        total += error - np.roll(error, shift, axis=1)
+        count += float(pair.sum())
+    return (total / max(count, 1.0)).astype(np.float32)
