@@ -32,6 +32,28 @@ bench: .venv/ready ## grouped against question-by-question loading; writes bench
 bench-scale: .venv/ready ## curves, groups, baselines and panel at RouterEval's size; writes benchmarks/results
 	@$(BIN)/python benchmarks/scale.py --output benchmarks/results/scale.json
 
+RIVAL_PIP = $(PYTHON) -m venv $(@D) && $(@D)/bin/pip install --quiet --disable-pip-version-check
+
+.venv-rivals/llmrouter/ready:
+	@($(RIVAL_PIP) torch==2.13.0 && $(RIVAL_PIP) llmrouter-lib==0.4.0 litellm==1.106.2 && touch $@) \
+		|| echo "LLMRouter did not install; the benchmark goes on without it"
+
+# RouteLLM's evaluation needs numpy with trapz, and a pandas that pandarallel knows.
+.venv-rivals/routellm/ready:
+	@($(RIVAL_PIP) torch==2.13.0 && $(RIVAL_PIP) routellm==0.2.0 litellm==1.106.2 numpy==2.3.5 \
+		pandas==2.3.3 matplotlib==3.11.2 pandarallel==1.6.5 psutil==7.2.2 && touch $@) \
+		|| echo "RouteLLM did not install; the benchmark goes on without it"
+
+data-given:
+	@test -n "$(DATA)" || { echo "say where the records are: make bench-rivals DATA=DIR"; exit 2; }
+
+bench-rivals: data-given .venv/ready .venv-rivals/llmrouter/ready .venv-rivals/routellm/ready ## LLMRouter's and RouteLLM's code beside ours; DATA=DIR of records
+	@$(BIN)/python benchmarks/rivals.py --data "$(DATA)" --output benchmarks/results/rivals.json
+
+DATA ?= ../shared/data
+results: .venv/ready ## judge routers on real records (DATA=folder); writes docs/results.md and .json
+	@$(BIN)/python benchmarks/results.py --data $(DATA) --output docs
+
 docs: .venv/ready ## write docs/cli.md anew from the command line's own help
 	@$(BIN)/python docs/make_cli.py
 
@@ -47,4 +69,4 @@ train: .venv-training/ready ## retrain experts, questions and encoder from their
 	@$(TRAINING)/python -m training.train all --out src/coterie/embedded/experts
 	@$(TRAINING)/python -m training.cards --experts src/coterie/embedded/experts
 
-.PHONY: help demo test smollm bench bench-scale docs train
+.PHONY: help demo test smollm bench bench-scale data-given bench-rivals docs train

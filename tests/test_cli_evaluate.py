@@ -16,7 +16,7 @@ def project(tmp_path: Path) -> Project:
 def test_evaluate_prints_the_panel_and_the_verdict_in_80_columns(project: Project) -> None:
     run = project.main("evaluate", "records", "--group-by", "category")
     assert run.returncode == 0, run.stderr
-    for name in ("random", "best single", "per-category table", "knn, guarded", "oracle"):
+    for name in ("random", "best single", "per-category table", "stack", "oracle"):
         assert f"\n{name} " in run.stdout
     tables = run.stdout.partition("best single, chosen in training")[0]
     assert max(len(line) for line in tables.splitlines()) <= 80
@@ -28,7 +28,7 @@ def test_evaluate_writes_json_for_machines(project: Project) -> None:
     facts = json.loads((project.folder / "panel.json").read_text())
     assert (run.returncode, facts["schema"], facts["data"]["folds"]) == (0, 1, 5)
     names = [row["name"] for row in facts["panel"] if row["kind"] == "router"]
-    assert names == ["linear", "knn", "knn, guarded"]
+    assert names == ["linear", "stack"]
     printed = project.main("evaluate", "records", "--routers", "linear", "--json", "-").stdout
     for one, other in zip(json.loads(printed)["panel"], facts["panel"], strict=True):
         assert one["vs_best_single"] == other["vs_best_single"]

@@ -14,8 +14,9 @@ ORDER = """
 types errors files plugins answers questions dense columns native records merging describing
 exports lint formats artifacts features layout trees vectors index encoders skills routers
 policies aggregators votes compositions experts pool config store drivers profiling
-aggregator_benchmark metrics evaluation rasch panel holdouts selection scaling synthetic runs
-study figures report panel_report demo console testing cli
+aggregator_benchmark metrics evaluation rasch panel learning views holdouts perturbations
+suggesting newcomers selection scaling synthetic
+runs study figures page report panel_report demo console testing cli
 """.split()  # noqa: SIM905 (a list of this length is better read as text)
 
 

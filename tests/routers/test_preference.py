@@ -214,6 +214,20 @@ def test_the_base_is_large_only_where_similar_queries_tell_something() -> None:
     assert SimilarityWeighted().fit(with_quality(make_records(), noise)).base_ == 10
 
 
+def test_a_repeated_text_does_not_vouch_for_itself() -> None:
+    generator = np.random.default_rng(0)
+    words = ["".join(generator.choice(list("abdegilmnorst"), 6)) for _ in range(40)]
+    luck = (generator.random((40, 3)) < 0.5).astype(float)  # no pattern, but the same again
+    records = records_of(np.tile(luck, (5, 1)), words * 5)
+    assert SimilarityWeighted().fit(records).base_ == 10
+
+
+def test_the_plainest_of_choices_that_cannot_be_told_apart_wins() -> None:
+    noise = np.random.default_rng(0).standard_normal(50)
+    assert ranking.plainest(np.array([noise + 1, noise[::-1], noise])) == 1
+    assert ranking.plainest(np.array([noise + 0.1, noise])) == 1
+
+
 def test_p2l_is_nearly_always_global_where_the_text_tells_nothing() -> None:
     chosen = []
     for seed in range(6):

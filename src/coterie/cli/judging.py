@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from coterie.cli.base import SeedOption, app
+
+if TYPE_CHECKING:
+    from coterie.holdouts import Transfer
+    from coterie.newcomers import ColdStart
+    from coterie.panel import Entrant, Panel
+    from coterie.panel.trials import Report
+    from coterie.perturbations import Robustness
 
 
 @app.command()
@@ -37,6 +44,19 @@ def evaluate(
     to_json: Annotated[
         str | None, typer.Option("--json", help="Also write JSON to this file; '-' prints it.")
     ] = None,
+    to_report: Annotated[
+        str | None,
+        typer.Option("--report", help="Also write one HTML page with figures to this file."),
+    ] = None,
+    transfer: Annotated[
+        bool, typer.Option("--transfer", help="Also hold out whole categories.")
+    ] = False,
+    cold_start: Annotated[
+        bool, typer.Option("--cold-start", help="Also learn new experts from few labels; slow.")
+    ] = False,
+    robustness: Annotated[
+        bool, typer.Option("--robustness", help="Also perturb the questions and count flips.")
+    ] = False,
 ) -> None:
     """Judge routers by cross-validation against best single, votes, tables and oracles.
 
@@ -56,6 +76,7 @@ def evaluate(
     from coterie.records import Records
 
     check_group(group_by)
+    _check_report(to_report, records, to_json)
     entrants, default = make_entrants(routers, policies, encoder, extractor(extract))
     known = Records.read(records)
     with _progress() as report:
@@ -70,13 +91,62 @@ def evaluate(
             tolerant=routers.strip() == "all",
             report=report,
         )
-    facts = json.dumps(panel.to_dict(group_by), indent=1, ensure_ascii=False, allow_nan=False)
+        html = None if to_report is None else _report(panel, entrants, report)
+        asked = {"transfer": transfer, "cold_start": cold_start, "robustness": robustness}
+        more = _held_out(panel, entrants, [name for name, on in asked.items() if on], report)
+    document = panel.to_dict(group_by) | {name: each.to_dict() for name, each in more.items()}
+    facts = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+    if to_json is not None and to_json != "-":
+        replace_file(to_json, facts + "\n")
+    if to_report is not None and html is not None:
+        replace_file(to_report, html)
     if to_json == "-":
         print(facts)
         return
-    if to_json is not None:
-        replace_file(to_json, facts + "\n")
-    show(panel, Console(), group_by)
+    out = Console()
+    show(panel, out, group_by)
+    for each in more.values():
+        each.show(out, panel.default)
+
+
+def _held_out(
+    panel: Panel, entrants: Sequence[Entrant], wanted: Sequence[str], report: Report
+) -> dict[str, Transfer | ColdStart | Robustness]:
+    """What else is wanted, by its key in the JSON document."""
+    from coterie.holdouts import transfer
+    from coterie.newcomers import cold_start
+    from coterie.perturbations import robustness
+
+    judges: dict[str, Callable[..., Transfer | ColdStart | Robustness]]
+    judges = {"transfer": transfer, "cold_start": cold_start, "robustness": robustness}
+    return {name: judges[name](panel, entrants, report=report) for name in wanted}
+
+
+def _check_report(report: str | None, records: str, to_json: str | None) -> None:
+    """Raise CoterieError where the report would overwrite an input or the JSON, or has no file."""
+    from pathlib import Path
+
+    from coterie.errors import CoterieError
+
+    if report is None:
+        return
+    target, folder = Path(report).resolve(), Path(records).resolve()
+    if report == "-" or target.is_dir():
+        raise CoterieError(f"--report {report}: expected the name of a file")
+    if target.is_relative_to(folder):
+        raise CoterieError(f"{report} is one of the inputs or beside them; choose another --report")
+    if to_json not in (None, "-") and target == Path(str(to_json)).resolve():
+        raise CoterieError(f"{report} is the file of --json too; choose another --report")
+
+
+def _report(panel: Panel, entrants: Sequence[Entrant], report: Report) -> str:
+    """The page, with the default's learning curve where there is a default."""
+    from coterie import panel_report
+    from coterie.learning import halving_curve
+
+    default = next((entrant for entrant in entrants if entrant.name == panel.default), None)
+    learned = None if default is None else halving_curve(panel, default, report)
+    return panel_report.render(panel, learned)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coterie.cli.base import JsonOption, app, show
+from coterie.cli.base import JsonOption, SeedOption, app, show
 from coterie.errors import CoterieError
 
 if TYPE_CHECKING:
@@ -175,6 +175,59 @@ def export(
     show(
         facts, as_json, f"{name}, {len(records)} queries, {len(records.experts)} experts: {output}"
     )
+
+
+@records_app.command()
+def suggest(
+    folder: FolderArgument,
+    size: Annotated[int, typer.Option(min=1, help="How many questions.")] = 50,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="File for the questions; without it they are printed."),
+    ] = None,
+    encoder: Annotated[str, typer.Option(help="Encoder whose similarity counts.")] = "static",
+    emphasis: Annotated[
+        float, typer.Option(min=0.0, help="Extra weight of questions on which experts differ.")
+    ] = 0.0,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Choose the questions to label for a new expert: few that stand for all.
+
+    What is written is JSONL for 'coterie profile', the most useful question first.
+
+    Example: coterie records suggest records --size 50 -o questions.jsonl
+    """
+    from rich.console import Console
+
+    from coterie.files import replace_file
+    from coterie.records import Records
+    from coterie.suggesting import suggest as suggested
+
+    if output is not None:
+        _check_apart(output, folder)
+    records = Records.read(folder, texts=False)
+    found = suggested(records, size, seed, encoder=encoder, emphasis=emphasis)
+    lines = found.jsonl(records)
+    if output is not None:
+        replace_file(output, lines)
+    if as_json:
+        path = None if output is None else str(output)
+        show(found.to_dict() | {"path": path}, True, "")
+    elif output is None:
+        print(lines, end="")
+    else:
+        Console(highlight=False).print(found.table())
+        print(f"coverage {found.coverage:.3f}, at least {found.guarantee:.0%} of the best possible")
+        print(f"questions: {output}; next: coterie profile POOL {output} -o RECORDS")
+
+
+def _check_apart(output: Path, folder: Path) -> None:
+    """Raise CoterieError where the output is a folder or lies in that of the records."""
+    if output.is_dir():
+        raise CoterieError(f"{output} is a folder; --output is a file for the questions")
+    if output.resolve().is_relative_to(folder.resolve()):
+        raise CoterieError(f"{output} lies in the folder of the records; choose another --output")
 
 
 def columns_of(pairs: Sequence[str]) -> dict[str, str]:

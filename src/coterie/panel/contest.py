@@ -19,7 +19,7 @@ from coterie.records import Records
 from coterie.routers.categories import CategoryTable
 
 OWN = ("random", "best single", "per-category table", "oracle")  # names entrants cannot have
-DEFAULT = ("knn", "guarded")  # router and policy of the row that is declared in advance
+DEFAULT = "stack"  # the router that is declared in advance
 
 
 def judge(

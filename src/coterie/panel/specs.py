@@ -109,23 +109,18 @@ def _checked(kind: Any, settings: dict[str, Any], spec: Spec) -> Callable[[], An
 def make_entrants(
     routers: str, policies: str, encoder: str, extract: Extractor
 ) -> tuple[list[Entrant], str]:
-    """Every router by itself and with every policy, and the default; the name of the default.
+    """Every router by itself and with every policy, the default included; the default's name.
 
     Votes of several experts weigh each answer by the log odds that its expert is right.
     """
-    router, policy = DEFAULT
     wanted = parse_specs(all_routers() if routers.strip() == "all" else routers)
-    if router not in [spec.text for spec in wanted]:
-        wanted.append(Spec(router, router, {}))
+    if DEFAULT not in [spec.text for spec in wanted]:
+        wanted.append(Spec(DEFAULT, DEFAULT, {}))
     rules = [(spec, policy_factory(spec)) for spec in parse_specs(policies)]
-    guard = Spec(policy, policy, {})
     vote = functools.partial(recruit, aggregator=Weighted(extract))
     entrants = []
     for spec in wanted:
         make = router_factory(spec, encoder)
         entrants.append(Entrant(spec.text, make))
-        pairs = list(rules)
-        if spec.text == router and policy not in [rule.text for rule, _ in rules]:
-            pairs.insert(0, (guard, policy_factory(guard)))
-        entrants += [Entrant(f"{spec.text}, {r.text}", make, p, vote) for r, p in pairs]
-    return entrants, f"{router}, {policy}"
+        entrants += [Entrant(f"{spec.text}, {r.text}", make, p, vote) for r, p in rules]
+    return entrants, DEFAULT

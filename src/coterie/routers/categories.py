@@ -206,12 +206,17 @@ def fit_logistic(vectors: FloatArray, classes: IntArray, count: int, penalty: fl
     return weights
 
 
-def cross_classify(vectors: FloatArray, classes: IntArray, count: int) -> tuple[float, FloatArray]:
+def cross_classify(
+    vectors: FloatArray,
+    classes: IntArray,
+    count: int,
+    penalties: Sequence[float] = PENALTIES,
+) -> tuple[float, FloatArray]:
     """The penalty of least cross-validated log loss, and every row's chances without itself."""
     folds = np.random.default_rng(0).permutation(len(vectors)) % FOLDS
     labelled = np.flatnonzero(classes >= 0)
-    best, kept = (np.inf, PENALTIES[0]), np.full((len(vectors), count), 1 / count)
-    for penalty in PENALTIES:
+    best, kept = (np.inf, penalties[0]), np.full((len(vectors), count), 1 / count)
+    for penalty in penalties:
         chances = kept.copy()
         for fold in range(FOLDS):
             training = np.where(folds == fold, -1, classes)

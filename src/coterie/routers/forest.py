@@ -17,6 +17,7 @@ from coterie.routers.tables import Key, find_rows, given_labels, learn_table
 from coterie.trees import Trees
 from coterie.types import Estimates, FloatArray, IntArray, Query
 
+PENALTY = 10.0  # inverse, of the classifier of categories
 MUTED = 0.1  # weight of a question's difficulty where trees choose their splits
 BLOCK = 256  # texts projected at once
 
@@ -55,7 +56,7 @@ class Forest(Router):
 
     def __init__(
         self,
-        trees: int = 100,
+        trees: int = 64,
         leaf: int = 10,
         share: float = 0.5,
         components: int = 32,
@@ -94,7 +95,11 @@ class Forest(Router):
         targets = np.round(np.hstack([own[:, by_name], MUTED * difficulty]), 9)
         self.encoder_, self.experts_ = encoder, records.experts
         grown: Any = ExtraTreesRegressor(
-            self.trees, min_samples_leaf=self.leaf, max_features=self.share, random_state=self.seed
+            self.trees,
+            min_samples_leaf=self.leaf,
+            max_features=self.share,
+            random_state=self.seed,
+            n_jobs=-1,
         ).fit(self._features(texts, vectors, shares), targets)
         forest = Trees.of(grown.estimators_).reordered([*np.argsort(by_name), len(by_name)])
         for name, array in forest.to_arrays().items():
@@ -116,7 +121,7 @@ class Forest(Router):
         if not number:
             self.classifier_ = np.zeros((vectors.shape[1] + 1, 0))
             return np.ones((len(vectors), 1))
-        penalty, chances = cross_classify(vectors, classes, len(number))
+        penalty, chances = cross_classify(vectors, classes, len(number), (PENALTY,))
         self.classifier_ = fit_logistic(vectors, classes, len(number), penalty)
         return np.hstack([np.zeros((len(vectors), 1)), chances])
 

@@ -215,6 +215,16 @@ def fit_scale(share: FloatArray, scores: FloatArray) -> Scale:
     return Scale(float(scores[seen].mean()), slope if slope > 0 else 1.0, float(share[seen].mean()))
 
 
+def plainest(losses: FloatArray) -> int:
+    """The first choice whose loss is within one standard error of the least, plainest first.
+
+    ``losses`` has shape (choices, rows); the error is that of the paired difference.
+    """
+    excess = losses - losses[losses.sum(axis=1).argmin()]
+    error = excess.std(axis=1) * np.sqrt(losses.shape[1])
+    return int(np.flatnonzero(excess.sum(axis=1) <= error)[0])
+
+
 class Conditional:
     """Bradley-Terry strengths that are the global ones plus a linear map of the row's vector.
 
@@ -260,9 +270,7 @@ class Conditional:
                 weights = step(penalty)
                 losses[number, rows], _ = self.loss(weights, rows)
                 held[number, rows] += own @ weights
-        excess = losses - losses[losses.sum(axis=1).argmin()]
-        error = excess.std(axis=1) * np.sqrt(len(self.scores))
-        chosen = int(np.flatnonzero(excess.sum(axis=1) <= error).max())
+        chosen = len(penalties) - 1 - plainest(losses[::-1])
         return float(penalties[chosen]), held[chosen]
 
     def _newton_steps(
