@@ -1,5 +1,6 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
+DATA ?= ../shared/data
 BIN := .venv/bin
 TRAINING := .venv-training/bin
 
@@ -44,13 +45,9 @@ RIVAL_PIP = $(PYTHON) -m venv $(@D) && $(@D)/bin/pip install --quiet --disable-p
 		pandas==2.3.3 matplotlib==3.11.2 pandarallel==1.6.5 psutil==7.2.2 && touch $@) \
 		|| echo "RouteLLM did not install; the benchmark goes on without it"
 
-data-given:
-	@test -n "$(DATA)" || { echo "say where the records are: make bench-rivals DATA=DIR"; exit 2; }
+bench-rivals: .venv/ready .venv-rivals/llmrouter/ready .venv-rivals/routellm/ready ## LLMRouter's and RouteLLM's own code beside ours (DATA=folder)
+	@$(BIN)/python benchmarks/rivals.py --data $(DATA) --output benchmarks/results/rivals.json
 
-bench-rivals: data-given .venv/ready .venv-rivals/llmrouter/ready .venv-rivals/routellm/ready ## LLMRouter's and RouteLLM's code beside ours; DATA=DIR of records
-	@$(BIN)/python benchmarks/rivals.py --data "$(DATA)" --output benchmarks/results/rivals.json
-
-DATA ?= ../shared/data
 results: .venv/ready ## judge routers on real records (DATA=folder); writes docs/results.md and .json
 	@$(BIN)/python benchmarks/results.py --data $(DATA) --output docs
 
@@ -69,4 +66,4 @@ train: .venv-training/ready ## retrain experts, questions and encoder from their
 	@$(TRAINING)/python -m training.train all --out src/coterie/embedded/experts
 	@$(TRAINING)/python -m training.cards --experts src/coterie/embedded/experts
 
-.PHONY: help demo test smollm bench bench-scale data-given bench-rivals docs train
+.PHONY: help demo test smollm bench bench-scale bench-rivals results docs train

@@ -231,13 +231,14 @@ def page(results: Sequence[dict[str, Any]]) -> str:
         "# Results on real records",
         "",
         "`make results` writes this page and `results.json` from the record sets of DATA, real "
-        "outcomes of real models: LLMRouter's example data (MIT), RouteLLM's evaluations, ZeroEval "
-        "and MMLU-Pro's published outputs (Apache-2.0). Five folds, seed 0, questions shuffled; "
-        "everything that is chosen is chosen inside the training folds. Intervals are paired 95 % "
-        "bootstraps over questions. `reads` is what a choice is made from: a category that a "
-        "user must supply is not the same product as one that reads the text alone. The best row of "
-        "several is picked on the held-out folds, so its figure is a little optimistic; the default "
-        "`stack` is declared in advance. The static encoder is used throughout.",
+        "outcomes of real models: LLMRouter's example data (MIT), RouteLLM's evaluations, "
+        "ZeroEval and MMLU-Pro's published outputs (Apache-2.0). Five folds, seed 0, questions "
+        "shuffled; everything that is chosen is chosen inside the training folds. Intervals are "
+        "paired 95 % bootstraps over questions. `reads` is what a choice is made from: a category "
+        "that a user must supply is not the same product as one that reads the text alone. The "
+        "best row of several is picked on the held-out folds, so its figure is a little "
+        "optimistic; the default `stack` is declared in advance. The static encoder is used "
+        "throughout.",
         "",
         "## Targets",
         "",

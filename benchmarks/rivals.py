@@ -7,10 +7,13 @@ vectors through a look-up, learns on the training rows of each fold and routes i
 thread; ``rivals_drivers.py`` runs the others' code in environments of their own (``make
 bench-rivals`` makes them). Where one does not install or run, the output says so and goes on.
 
-Times leave out embedding and the reading of files. ``route one`` is a question at a time, as a
-server meets them, ``route many`` the whole test part at once. LLMRouter's routers label every
-question with its best expert, ties with the first listed: here experts are listed from best to
-worst on the training rows, the kindest order; the row marked "as listed" has the records' order.
+Times are CPU seconds without embedding: ``train_s``; ``single_s`` per question routed one at a
+time, as a server meets them; ``batch_s`` per question of the whole test part at once. What their
+constructors do, reading files and making labels or pairs, is in ``setup_s`` and in no ratio.
+
+LLMRouter's routers label every question with its best expert, ties with the first listed: here
+experts are listed from best to worst on the training rows, the kindest order; the row marked "as
+listed" has the records' order.
 """
 
 from __future__ import annotations
@@ -432,9 +435,10 @@ def _cell(value: Any) -> str:
 
 
 def timed(run: Callable[[], Any]) -> tuple[Any, float]:
-    start = time.perf_counter()
+    """The result and the CPU seconds of this process, which other work does not lengthen."""
+    start = time.process_time()
     result = run()
-    return result, time.perf_counter() - start
+    return result, time.process_time() - start
 
 
 def main() -> None:

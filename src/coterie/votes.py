@@ -8,6 +8,7 @@ question lists options, an answer that is a letter stands for the option's text)
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -74,7 +75,7 @@ class Ballot:
         return self.completions[max(behind, key=lambda i: self.weights[i])]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LearnedVote:
     """An aggregator that believes the candidate of the highest learnt chance.
 
@@ -114,18 +115,29 @@ class LearnedVote:
         }
         write_artifact(Path(folder), "vote", params, self.trees.to_arrays())
 
+    def __repr__(self) -> str:
+        """Whose vote it is, and a hash of what was learnt."""
+        digest = hashlib.sha256(self.trees.value.tobytes() + self.trees.feature.tobytes())
+        return f"LearnedVote({self.experts}, {digest.hexdigest()[:12]})"
 
-def load_vote(path: str, extract: Extractor = whole) -> LearnedVote:
-    """The vote that ``LearnedVote.save`` wrote; raises ArtifactError for anything else."""
+
+def load_vote(path: str, extract: Extractor | None = None) -> LearnedVote:
+    """The vote that ``LearnedVote.save`` wrote, for answers read as when it was learnt.
+
+    Raises ArtifactError for anything else, and where ``extract`` is another extractor.
+    """
     params, arrays = read_artifact(Path(path), "vote")
     try:
-        vote = LearnedVote(
-            tuple(params["experts"]), Trees.from_arrays(arrays), extractor(params["extract"])
-        )
+        learnt = extractor(params["extract"])
+        vote = LearnedVote(tuple(params["experts"]), Trees.from_arrays(arrays), learnt)
     except LookupError as error:
         raise ArtifactError(f"damaged: {error!r} is missing; learn it again", path=path) from None
     if vote.encoder.fingerprint() != params.get("encoder"):
         raise ArtifactError("made with another static encoder; learn it again", path=path)
+    if extract not in (None, learnt):
+        name = getattr(extract, "__name__", repr(extract))
+        message = f"learnt from answers read by {params['extract']!r}, the pool reads by {name!r}"
+        raise ArtifactError(message, path=path)
     return vote
 
 
