@@ -33,7 +33,7 @@ bench: .venv/ready ## grouped against question-by-question loading; writes bench
 bench-scale: .venv/ready ## curves, groups, baselines and panel at RouterEval's size; writes benchmarks/results
 	@$(BIN)/python benchmarks/scale.py --output benchmarks/results/scale.json
 
-RIVAL_PIP = $(PYTHON) -m venv $(@D) && $(@D)/bin/pip install --quiet --disable-pip-version-check
+RIVAL_PIP = $(PYTHON) -m venv $(@D) && $(@D)/bin/pip install -qq --disable-pip-version-check
 
 .venv-rivals/llmrouter/ready:
 	@($(RIVAL_PIP) torch==2.13.0 && $(RIVAL_PIP) llmrouter-lib==0.4.0 litellm==1.106.2 && touch $@) \

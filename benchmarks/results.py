@@ -35,6 +35,7 @@ from coterie.votes import learn_vote, recorded_ballot
 FOLDS = 5
 INNER = 3  # folds that give a vote expected qualities its router did not fit
 ROUTERS = "category-router, knn, linear(target=gap), mlp, forest, stack, category-forest"
+LEXICAL = "forest(encoder=lexical)"
 GUARDS = "guarded"
 
 
@@ -83,7 +84,7 @@ def part(gsm8k: bool) -> Callable[[Records], Records]:
 
 SETS = (
     Set("llmrouter9", "llmrouter9", everyone, f"{ROUTERS}, category-stack", goal=0.675),
-    Set("RouteLLM GSM8K", "routellm2", part(True), ROUTERS, apgr_goal=0.64),
+    Set("RouteLLM GSM8K", "routellm2", part(True), f"{ROUTERS}, {LEXICAL}", apgr_goal=0.64),
     Set("ZeroEval without o1-mini", "zeroeval", without_o1, ROUTERS, whole, vote_goal=0.885),
     Set("ZeroEval", "zeroeval", everyone, "knn, stack"),
     Set("RouteLLM MMLU", "routellm2", part(False), ROUTERS, apgr_goal=0.72),

@@ -27,8 +27,8 @@ class Stack(Router):
     Inside the training records every member predicts folds that it did not see. The combination
     weighs members by non-negative least squares (Breiman 1996) on what decides a routing: each
     score minus the question's mean over experts. Candidates are compared by the mean score of the
-    expert they would choose. The best one is taken if it gains more than one standard error (of the
-    paired difference) over best single; where nothing does, all queries go to that expert.
+    expert they would choose. The best one is taken if it gains more than ``errors`` standard errors
+    (of the paired difference) over best single; where nothing does, all queries go to that expert.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class Stack(Router):
         self,
         members: Sequence[str] | None = None,
         folds: int = 3,
-        errors: float = 1.0,
+        errors: float = 2.0,
         encoder: str | Encoder = "static",
     ) -> None:
         self.members = members
