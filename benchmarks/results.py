@@ -89,7 +89,7 @@ SETS = (
     Set("ZeroEval", "zeroeval", everyone, "knn, stack"),
     Set("RouteLLM MMLU", "routellm2", part(False), ROUTERS, apgr_goal=0.72),
     Set("MMLU-Pro up to 13B", "mmlu_pro", small, ROUTERS, whole, goal=0.475, vote_goal=0.5),
-    Set("MMLU-Pro", "mmlu_pro", everyone, "knn, stack"),
+    Set("MMLU-Pro, all models", "mmlu_pro", everyone, "knn, stack"),
 )
 
 
@@ -286,21 +286,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the record sets")
     parser.add_argument("--output", type=Path, default=Path("docs"), help="folder to write to")
-    parser.add_argument("--only", help="only sets whose name holds this; nothing is written")
+    parser.add_argument("--only", default="", help="only sets whose name holds this; others stay")
     chosen = parser.parse_args()
-    results = []
     for each in SETS:
-        if chosen.only and chosen.only not in each.name:
+        if chosen.only not in each.name:
             continue
         if not (chosen.data / each.folder).exists():
             raise CoterieError(f"{chosen.data / each.folder} does not exist; give --data DIR")
-        results.append(measure(each, chosen.data))
-        print("\n".join([f"\n## {each.name}", *_table(results[-1])]), flush=True)
-        print(json.dumps(results[-1]["targets"], indent=1), flush=True)
-        if not chosen.only:
-            text = json.dumps({"schema": 1, "sets": results}, indent=1)
-            replace_file(chosen.output / "results.json", text + "\n")
-            replace_file(chosen.output / "results.md", page(results))
+        facts = measure(each, chosen.data)
+        print("\n".join([f"\n## {each.name}", *_table(facts)]), flush=True)
+        keep(facts, chosen.output)
+
+
+def keep(facts: dict[str, Any], folder: Path) -> None:
+    """Put one set's results in place of its earlier ones, in page and JSON."""
+    path = folder / "results.json"
+    found = json.loads(path.read_text())["sets"] if path.exists() else []
+    by_name = {old["name"]: old for old in found} | {facts["name"]: facts}
+    results = [by_name[each.name] for each in SETS if each.name in by_name]
+    replace_file(path, json.dumps({"schema": 1, "sets": results}, indent=1) + "\n")
+    replace_file(folder / "results.md", page(results))
 
 
 if __name__ == "__main__":
