@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from coterie.errors import InputError
-from coterie.holdouts import sharing, transfer
+from coterie.holdouts import transfer
 from coterie.panel import Entrant, judge
+from coterie.panel.trials import sharing
 from coterie.policies import Utility
 from coterie.records import Records
 from coterie.routers.base import Router, spread

@@ -6,22 +6,19 @@ ones. What the judging of newcomers and of perturbed questions also needs is her
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from coterie.features import Encoder
 from coterie.metrics.intervals import Interval, bootstrap_mean, interval, resampled_means
 from coterie.panel.setting import Setting, filled_costs
 from coterie.panel.trials import Entrant, Report, hold
 from coterie.panel.values import Panel
-from coterie.plugins import load
 from coterie.records import Records
-from coterie.routers.base import Router, mean_or
+from coterie.routers.base import mean_or
 from coterie.types import FloatArray, IntArray
-from coterie.vectors import SharedEncoder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -174,21 +171,6 @@ def _held(
         name = records.categories[rows[0]]
         found.append(Held(name, len(rows), own, single, in_folds, first, second))
     return found
-
-
-def sharing(make: Callable[[], Router]) -> Callable[[], Router]:
-    """The same routers with one encoder among them, which encodes every text once."""
-    encoder = getattr(make(), "encoder", None)
-    if isinstance(encoder, SharedEncoder) or not isinstance(encoder, str | Encoder):
-        return make
-    shared = SharedEncoder(load("encoders", encoder)() if isinstance(encoder, str) else encoder)
-
-    def again() -> Router:
-        router = make()
-        vars(router)["encoder"] = shared
-        return router
-
-    return again
 
 
 def points(difference: Interval) -> str:

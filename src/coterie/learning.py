@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -11,15 +11,13 @@ import numpy as np
 
 from coterie.answers import whole
 from coterie.errors import CoterieError, InputError
-from coterie.features import Encoder
 from coterie.metrics.intervals import Interval, interval, resampled_means
 from coterie.panel import Entrant, Panel
 from coterie.panel.setting import Setting
-from coterie.panel.trials import Report, hold
+from coterie.panel.trials import Report, hold, sharing
 from coterie.records import Records
-from coterie.routers.base import Router, make_encoder, mean_or
+from coterie.routers.base import mean_or
 from coterie.types import FloatArray, IntArray
-from coterie.vectors import SharedEncoder
 
 HALVINGS = 4  # of the questions in a panel's training folds
 FEWEST = 10  # questions that are worth learning from
@@ -110,7 +108,7 @@ def _trials(
     """One trial a size, and a sentence for each size that the entrant refused."""
     setting, notes = Setting.make(records, folds, seed, whole), list[str]()
     _check(sizes, _largest(setting.fold_of))
-    entrant = replace(entrant, make_router=_sharing(entrant.make_router))
+    entrant = replace(entrant, make_router=sharing(entrant.make_router))
     trials = []
     for place, size in enumerate(sizes):
         step = partial(_step, report, place * folds, len(sizes) * folds)
@@ -151,21 +149,6 @@ def _part(setting: Setting, size: int, seed: int) -> Setting:
         fallback[setting.tests[number]] = mean_or(setting.records.quality[kept], 0.0).argmax()
         rests.append(kept)
     return replace(setting, rests=tuple(rests), fallback=fallback)
-
-
-def _sharing(make: Callable[[], Router]) -> Callable[[], Router]:
-    """The same router with vectors of texts that are computed once for all sizes."""
-    own = getattr(make(), "encoder", None)
-    if not isinstance(own, str | Encoder):
-        return make
-    encoder = own if isinstance(own, SharedEncoder) else SharedEncoder(make_encoder(own))
-
-    def sharing() -> Router:
-        router = make()
-        vars(router)["encoder"] = encoder
-        return router
-
-    return sharing
 
 
 def _points(trials: Sequence[_Trial], seed: int) -> tuple[Point, ...]:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from coterie.errors import CoterieError, InputError
-from coterie.holdouts import plain_difference, points, sharing, show_tables, table_of
+from coterie.holdouts import plain_difference, points, show_tables, table_of
 from coterie.metrics.intervals import Interval, interval, resampled_means
 from coterie.panel.sweeps import best_by_utility
-from coterie.panel.trials import Entrant, Report
+from coterie.panel.trials import Entrant, Report, sharing
 from coterie.panel.values import Panel
 from coterie.records import NUMBERS, Records
 from coterie.routers.base import Router, mean_or

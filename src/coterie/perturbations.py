@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from coterie.errors import CoterieError, InputError
-from coterie.holdouts import plain_difference, points, sharing, show_tables, table_of
+from coterie.holdouts import plain_difference, points, show_tables, table_of
 from coterie.metrics.intervals import Interval, interval, resampled_means
 from coterie.panel.setting import filled_costs
 from coterie.panel.sweeps import best_by_utility
-from coterie.panel.trials import Entrant, Report, in_order
+from coterie.panel.trials import Entrant, Report, in_order, sharing
 from coterie.panel.values import Panel
 from coterie.policies import Policy
 from coterie.routers.base import Router

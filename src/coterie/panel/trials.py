@@ -199,3 +199,18 @@ def _made(make: Callable[[], Router], encoders: dict[str, SharedEncoder]) -> Rou
         encoders[key] = SharedEncoder(made)
     vars(router)["encoder"] = encoders[key]
     return router
+
+
+def sharing(make: Callable[[], Router]) -> Callable[[], Router]:
+    """The same routers with one encoder among them, which encodes every text once."""
+    encoder = getattr(make(), "encoder", None)
+    if isinstance(encoder, SharedEncoder) or not isinstance(encoder, str | Encoder):
+        return make
+    shared = SharedEncoder(load("encoders", encoder)() if isinstance(encoder, str) else encoder)
+
+    def again() -> Router:
+        router = make()
+        vars(router)["encoder"] = shared
+        return router
+
+    return again
