@@ -2,10 +2,10 @@
 
     .venv-rivals/llmrouter/bin/python benchmarks/rivals_drivers.py llmrouter TASK RESULTS
 
-``rivals.py`` calls it. Here stand their settings and the doors into their packages; their code is
-imported, never copied. Two things of theirs are replaced, since both need a network: the model
-that embeds a question (by a look-up of the given vector) and the call of the routed model (by an
-empty answer).
+``rivals_cases.py`` calls it. Here stand their settings and the doors into their packages; their
+code is imported, never copied. Two things of theirs are replaced, since both need a network: the
+model that embeds a question (by a look-up of the given vector) and the call of the routed model (by
+an empty answer).
 
 TASK is a folder with ``vectors.npy``, ``scores.npy`` and ``task.json``: texts, experts, and folds
 of train and test rows and of the order in which experts are listed. RESULTS is JSON lines:

@@ -46,6 +46,18 @@ def test_profile_fit_route_and_answer_follow_from_each_other(tmp_path: Path) -> 
     assert len(answered.stdout.splitlines()) == 10
 
 
+def test_profiled_records_know_how_large_the_experts_are(tmp_path: Path) -> None:
+    sized = POOL.replace('log = "calls.log"', 'log = "calls.log"\nparameters = 2_000_000_000')
+    project = Project(tmp_path, sized)
+    rows = [{"id": f"q{i}", "question": f"{i}?", "answer": "yes", "category": "x"} for i in "1234"]
+    project.write("labelled.jsonl", "\n".join(map(json.dumps, rows)))
+    assert project.main("profile", "pool.toml", "labelled.jsonl", "-o", "records").returncode == 0
+    args = ("select", "records", "--params", "4", "--folds", "2", "--json")
+    chosen = json.loads(project.main(*args).stdout)
+    assert 1 <= len(chosen["choice"]["experts"]) <= 2
+    assert chosen["left_out"] == []
+
+
 def test_what_is_printed_for_people_says_the_same(tmp_path: Path) -> None:
     project = Project(tmp_path)
     labelled(project)

@@ -12,6 +12,7 @@ from coterie.cli.records import columns_of
 from coterie.errors import CoterieError
 from coterie.records import Records
 from coterie.testing import make_records
+from coterie.types import Query
 
 WIDE = "qid,question,big,small\n" + "".join(
     f"q{i},What is {i * 7919 % 997} of {word}?,{i % 2},{i % 3 / 2}\n"
@@ -45,11 +46,32 @@ def test_an_import_for_machines_lists_what_lint_found(project: Project) -> None:
     assert facts["path"] == "new"
 
 
-def test_a_strict_import_with_findings_writes_nothing(project: Project) -> None:
-    done = project.main("records", "import", "wide.csv", "-o", "new", *MAPPED, "--strict")
+def test_a_strict_import_with_serious_findings_writes_nothing(project: Project) -> None:
+    project.write("twice.csv", WIDE + "q9,What is 0 of apples?,1,1\n")
+    done = project.main("records", "import", "twice.csv", "-o", "new", *MAPPED, "--strict")
     assert done.returncode == 1
-    assert "findings of lint; nothing is written" in done.stderr
+    assert done.stderr == "error: --strict refuses duplicates; nothing is written\n"
     assert not (project.folder / "new").exists()
+
+
+def test_a_strict_import_takes_records_with_ties(project: Project) -> None:
+    done = project.main("records", "import", "wide.csv", "-o", "new", *MAPPED, "--strict")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "lint: ties: " in done.stdout
+    assert len(Records.read(project.folder / "new")) == 6
+
+
+def test_an_import_finds_leaks_across_a_split_that_not_every_question_has(
+    project: Project,
+) -> None:
+    header, *lines = WIDE.splitlines()
+    lines += ["q7,What is 0 of apples?,1,0"]
+    parts = ["split", "train", "", "test", "test", "train", "test", "test"]
+    text = "\n".join(f"{line},{part}" for line, part in zip([header, *lines], parts, strict=True))
+    project.write("split.csv", text)
+    done = project.main("records", "import", "split.csv", "-o", "new", *MAPPED)
+    assert "lint: leak: 2 questions stand in several splits (1 in 'test', 1 in" in done.stdout
+    assert "For example: q0 = q7" in done.stdout
 
 
 def test_an_import_that_fails_leaves_the_old_records(project: Project) -> None:
@@ -120,6 +142,41 @@ def test_lint_prints_findings_and_fails_only_when_strict(project: Project) -> No
     strict = project.main("records", "lint", "flat", "--strict")
     assert strict.returncode == 1
     assert strict.stdout.count("lint: ") == len(findings)
+    assert strict.stderr == "error: flat: --strict refuses constant experts\n"
+
+
+def test_lint_finds_questions_on_both_sides_of_a_given_split(project: Project) -> None:
+    records = make_records(24)
+    said = [" ".join(str(n * k * 7919 % 99991) for k in range(1, 9)) for n in range(1, 25)]
+    said[20], said[21] = said[0], f"{said[1]} 7"
+    queries = [Query.from_text(f"q{n}", text) for n, text in enumerate(said)]
+    replace(records, queries=tuple(queries)).write(project.folder / "both")
+    sides = "".join(f"q{i},{'train' if i < 12 else 'test'}\n" for i in range(24))
+    project.write("sides.csv", "id,side\n" + sides)
+    args = ("records", "lint", "both", "--split", "sides.csv", "--map", "split=side", "--strict")
+    done = project.main(*args)
+    assert done.returncode == 1
+    assert "(2 in 'test', 2 in 'train'; 2 word for word, 2 nearly)" in done.stdout
+    assert "leak" in done.stderr
+    assert "leak" not in project.main("records", "lint", "both").stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("id,fold\nq1,train\n", "marks no split; expected a table with the columns id and split"),
+        ("id,split\nz1,train\n", "no question of the records is in it; its ids are 'z1'"),
+        ("id,split\nq1,train\nq1,test\n", "line 3: question 'q1' is in 'test' and in 'train'"),
+    ],
+)
+def test_a_file_that_splits_other_questions_is_refused(
+    project: Project, content: str, message: str
+) -> None:
+    project.write("sides.csv", content)
+    done = project.main("records", "lint", "records", "--split", "sides.csv")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert message in done.stderr
+    assert "sides.csv" in done.stderr
 
 
 def test_halves_are_merged_into_the_whole(project: Project) -> None:

@@ -1,17 +1,22 @@
 import asyncio
 import sys
+import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import coterie.config
+from coterie.answers import number
 from coterie.config import Config, make_composition, read_config
 from coterie.errors import ConfigError
 from coterie.experts.base import Price
 from coterie.experts.function import FunctionExpert
+from coterie.experts.modes import ModeExpert
 from coterie.policies import Recruit, Utility
 from coterie.pool import Pool
+from coterie.residency import LRU, LookAhead
 from coterie.testing import DECISION, converse
 from coterie.types import Completion, Query
 
@@ -156,6 +161,35 @@ def test_parameters_may_stand_for_the_price(tmp_path: Path) -> None:
             "is in a package that is not installed",
         ),
         ("[[expert]]", "[expert]", "expert", "valid list"),
+        (
+            'name = "mine"',
+            'name = "mine"\nmemory = "4 GB"\ncapacity = 2',
+            "pool.capacity",
+            "both capacity (a number of experts) and memory (bytes) are given; keep one",
+        ),
+        ('name = "mine"', 'name = "mine"\nmemory = "lots"', "pool.memory", '"14 GB"'),
+        ('name = "mine"', 'name = "mine"\nmemory = 0', "pool.memory", "bytes above 0"),
+        (
+            'name = "mine"',
+            'name = "mine"\nmemory = 9\nhost_memory = -1',
+            "pool.host_memory",
+            "got -1",
+        ),
+        ('name = "mine"', 'name = "mine"\nhost_memory = 9', "pool.host_memory", "needs memory"),
+        ('name = "mine"', 'name = "mine"\neviction = "lri"', "pool.eviction", "'lru'"),
+        (
+            'kind = "openai"',
+            'kind = "vllm"\nmemory = "14 G"',
+            "expert small",
+            "'memory': expected bytes above 0",
+        ),
+        ('kind = "openai"', 'kind = "vllm"', "expert small: memory", "the key is missing"),
+        (
+            'kind = "openai"',
+            'kind = "openai"\nrequests_per_minute = 0',
+            "expert small",
+            "'requests_per_minute': expected a whole number",
+        ),
     ],
 )
 def test_a_wrong_key_or_value_is_named_with_a_remedy(
@@ -284,6 +318,86 @@ def test_an_optional_expert_that_is_installed_is_there(tmp_path: Path) -> None:
 def test_a_pool_with_nobody_in_it_is_refused(tmp_path: Path) -> None:
     nobody = '[pool]\nname = "mine"\n' + OPTIONAL.format(path="nowhere.gguf")
     assert "every expert is optional and none is installed" in str(refused(tmp_path, nobody))
+
+
+def test_memory_is_given_in_bytes_or_as_text(tmp_path: Path) -> None:
+    sized = '"mine"\nmemory = "4 GB"\nhost_memory = 16000\neviction = "lru"'
+    pool = config(tmp_path, ONE.replace('"mine"', sized)).pool()
+    assert (pool.memory, pool.host_memory, pool.rule) == (4 * 10**9, 16_000, LRU())
+    counted = config(tmp_path, ONE).pool()
+    assert (counted.capacity, counted.memory, counted.host_memory) == (1, None, 0)
+    assert counted.rule == LookAhead()
+
+
+MODE = """
+[[expert]]
+name = "{name}"
+kind = "mode"
+backend = "{backend}"
+system = "Think."
+options = {{ reasoning_effort = "high" }}
+samples = 3
+"""
+
+
+def test_a_mode_shares_its_backend_wherever_it_stands_in_the_file(tmp_path: Path) -> None:
+    pool_table, expert = ONE[: ONE.index("[[expert]]")], ONE[ONE.index("[[expert]]") :]
+    numbers = pool_table.replace('"mine"', '"mine"\nextract = "number"')
+    priced = expert + "price = { prompt = 1, completion = 2 }\nparameters = 7\nsample = 4\n"
+    pool = config(tmp_path, numbers + MODE.format(name="deep", backend="small") + priced).pool()
+    deep, small = pool.experts["deep"], pool.experts["small"]
+    assert list(pool.experts) == ["deep", "small"]
+    assert isinstance(deep, ModeExpert)
+    assert (deep.expert, deep.backend, deep.price) == (small, "small", Price(1e-6, 2e-6))
+    assert (deep.extract, deep.samples, deep.system) == (number, 3, "Think.")
+    assert (pool.parameters["deep"], pool.samples["deep"]) == (7, 4)
+
+
+def test_a_mode_may_have_its_own_price(tmp_path: Path) -> None:
+    mode = MODE.format(name="deep", backend="small")
+    own = config(tmp_path, ONE + mode + "price = { prompt = 3, completion = 3 }\n").pool()
+    assert own.experts["deep"].price == Price(3e-6, 3e-6)
+    by_size = ONE.replace('"mine"', '"mine"\ncost = "parameters"') + "parameters = 7_000_000_000\n"
+    assert config(tmp_path, by_size + mode).pool().experts["deep"].price == Price(7.0, 7.0)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field", "message"),
+    [
+        ('"small"', '"smal"', "expert deep: backend", "did you mean 'small'?"),
+        ('"small"', '"zoe"', "expert deep: backend", "got 'zoe'; known: small"),
+        ('"small"', '"deep"', "expert deep: backend", "no mode itself, got 'deep'; known: small"),
+        ('"small"', "3", "expert deep: backend", "got 3; known: small"),
+        ('backend = "small"', "", "expert deep: backend", "the key is missing"),
+        ("samples = 3", "samples = 0", "expert deep", "'samples': expected a whole number"),
+        ("samples", "sampels", "expert deep: sampels", "did you mean 'samples'?"),
+        ("samples = 3", 'extract = "box"', "expert deep", "no extractor called 'box'"),
+    ],
+)
+def test_a_mode_that_makes_no_sense_is_refused(
+    tmp_path: Path, old: str, new: str, field: str, message: str
+) -> None:
+    error = refused(tmp_path, ONE + MODE.format(name="deep", backend="small").replace(old, new))
+    assert error.field == field
+    assert message in str(error)
+
+
+def test_a_mode_of_a_mode_is_refused(tmp_path: Path) -> None:
+    modes = MODE.format(name="deep", backend="small") + MODE.format(name="deeper", backend="deep")
+    assert "no mode itself, got 'deep'; known: small" in str(refused(tmp_path, ONE + modes))
+
+
+def test_a_mode_of_an_expert_that_is_left_out_is_left_out_too(tmp_path: Path) -> None:
+    rare = OPTIONAL.format(path="nowhere.gguf")
+    made = config(tmp_path, ONE + rare + MODE.format(name="deep", backend="rare"))
+    assert list(made.pool().experts) == ["small"]
+    assert made.left_out() == ["rare", "deep"]
+
+
+def test_the_example_in_the_documentation_reads(tmp_path: Path) -> None:
+    text = textwrap.dedent(str(coterie.config.__doc__).split("::\n", 1)[1])
+    pool = config(tmp_path, text).pool()
+    assert (pool.memory, pool.experts["small-thinking"].backend) == (24 * 10**9, "small")
 
 
 def mine(kind: str, *more: str) -> str:

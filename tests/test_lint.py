@@ -251,3 +251,60 @@ def test_findings_are_the_same_each_time_and_serious_ones_come_first() -> None:
     first, second = (lint(replace(made, quality=quality)) for _ in range(2))
     assert first == second
     assert first[0].check in SERIOUS
+
+
+# specialists
+
+
+def specialised(right: float, guess: float, count: int = 1200, kinds: int = 6) -> Records:
+    """Three generalists that agree on what is hard, and a specialist for each category."""
+    rng = np.random.default_rng(0)
+    kind = np.sort(rng.integers(0, kinds, count))
+    chance = np.where(kind[:, None] == np.arange(kinds), right, guess)
+    agreed = 1 / (1 + np.exp(rng.normal(0, 1.8, (count, 1)) - [0.2, 0.5, 0.8]))
+    made = records(rng.random((count, kinds + 3)) < np.hstack([chance, agreed]))
+    queries = zip(made.queries, kind, strict=True)
+    return replace(made, queries=tuple(replace(q, category=str(k)) for q, k in queries))
+
+
+def test_specialists_that_guess_elsewhere_are_mentioned_not_accused() -> None:
+    finding = misaligned(specialised(0.95, 0.25))
+    assert finding is not None
+    assert finding.check == "low correlation"
+    assert "6 of 9 experts" in finding.message
+
+
+def test_specialists_that_leave_nothing_open_say_nothing_about_their_order() -> None:
+    made = specialised(0.98, 0.01)
+    assert misaligned(made) is None
+    assert misaligned(made.select(made.experts[:6])) is None
+
+
+def test_a_shuffled_specialist_is_accused_alone() -> None:
+    for made in (specialised(0.98, 0.01), specialised(0.95, 0.25)):
+        quality = np.array(made.quality)
+        quality[:, 2] = np.random.default_rng(1).permutation(quality[:, 2])
+        finding = misaligned(replace(made, quality=quality))
+        assert finding is not None
+        assert (finding.check, finding.count) == ("misaligned", 1)
+        assert finding.examples[0].startswith("e2 ")
+
+
+def test_an_expert_opposed_to_the_others_is_not_in_another_order() -> None:
+    made = difficult()
+    bare = replace(made, queries=tuple(replace(q, category=None) for q in made.queries))
+    quality = np.array(bare.quality)
+    quality[:, 3] = 1 - quality[:, 3]
+    finding = misaligned(replace(bare, quality=quality))
+    assert finding is not None
+    assert finding.check == "low correlation"
+    assert "e3 -0." in finding.message
+
+
+def test_a_category_for_every_question_hides_no_wrong_order() -> None:
+    made = difficult(800)
+    apart = replace(made, queries=tuple(replace(q, category=q.id) for q in made.queries))
+    assert misaligned(apart) is None
+    quality = np.array(made.quality)
+    quality[:, 5] = np.random.default_rng(1).permutation(quality[:, 5])
+    assert "e5 " in accusation(replace(apart, quality=quality))

@@ -52,14 +52,6 @@ def test_routereval_random_has_the_published_values() -> None:
     )
 
 
-def test_routereval_neighbours_have_the_published_values() -> None:
-    means = np.array([[0.8, 0.4, 0.2], [0.2, 1, 0.4], [0.6, 0.6, 0], [0.4, 0.2, 0.2]])
-    chances = re.neighbour_chances(means)
-    assert chances.argmax(axis=1).tolist() == [0, 1, 0, 0]
-    assert re.mu(SCORES, chances.argmax(axis=1)) == 0.75
-    assert re.classification_bias(chances) == pytest.approx(1.537208, abs=1e-6)
-
-
 def test_a_router_without_chances_has_no_bias() -> None:
     assert re.classification_bias(np.zeros((3, 4))) == 0.0
 

@@ -128,11 +128,12 @@ def test_experts_go_by_name_where_a_router_orders_them_differently() -> None:
 def test_entrants_with_the_same_router_share_its_fits(panel: Panel) -> None:
     fits = []
 
-    def make() -> Router:
-        fits.append(1)
-        return ByCategory()
+    class Counting(ByCategory):
+        def fit(self, records: Records) -> Self:
+            fits.append(1)
+            return super().fit(records)
 
-    judge(RECORDS, [entrant(make), entrant(make, "again", policy=lambda t: Utility())])
+    judge(RECORDS, [entrant(Counting), entrant(Counting, "again", policy=lambda t: Utility())])
     assert len(fits) == 5
     assert panel["guarded"].chosen is not None
     assert panel["guarded"].chosen.tolist() == panel["router"].chosen.tolist()  # type: ignore[union-attr]
@@ -365,7 +366,7 @@ def test_progress_counts_folds_of_routers() -> None:
     steps: list[tuple[str, int, int]] = []
     entrants = [entrant(), entrant(Backwards, "other")]
     judge(RECORDS, entrants, folds=2, report=lambda *step: steps.append(step))
-    assert steps == [("router", 1, 4), ("router", 2, 4), ("other", 3, 4), ("other", 4, 4)]
+    assert steps == [("router", 1, 4), ("other", 2, 4), ("router", 3, 4), ("other", 4, 4)]
 
 
 def test_specs_are_names_with_settings() -> None:

@@ -10,10 +10,15 @@ from typing import Any, Self
 import numpy as np
 import pytest
 from cli_world import Project
+from plotly.graph_objects import Figure
 
 from coterie import figures, panel_report, views
+from coterie.holdouts import Transfer, transfer
 from coterie.learning import LearningCurve, halving_curve
+from coterie.newcomers import ColdStart, cold_start
 from coterie.panel import Entrant, Panel, judge
+from coterie.panel_report import HeldOut
+from coterie.perturbations import Robustness, robustness
 from coterie.policies import Recruit, Utility
 from coterie.records import Records
 from coterie.routers.base import Router, mean_or, spread
@@ -283,8 +288,6 @@ def test_what_was_left_out_is_named() -> None:
 
 
 def test_every_figure_is_one_that_plotly_accepts(page: str) -> None:
-    from plotly.graph_objects import Figure
-
     names = re.findall(r'id="(plot-\w+)"', page)
     assert len(names) == len(set(names)) == 7
     for name in names:
@@ -302,6 +305,72 @@ def test_long_names_break_where_words_end() -> None:
     assert ticks[2] == "short name"
 
 
+@pytest.fixture(scope="module")
+def more(panel: Panel) -> list[HeldOut]:
+    plain = [Entrant("knowing", GUARDED.make_router), Entrant("linear", Linear)]
+    cold = cold_start(panel, plain, newcomers=1, sizes=(0, 10), draws=1)
+    return [transfer(panel, plain), cold, robustness(panel, plain, ("upper", "role"))]
+
+
+@pytest.fixture(scope="module")
+def more_page(panel: Panel, more: list[HeldOut]) -> str:
+    return body(panel_report.render(panel, None, more))
+
+
+def test_sections_stand_for_what_else_was_judged_and_for_nothing_else(
+    page: str, more_page: str
+) -> None:
+    added = set(re.findall("<h2>(.*?)</h2>", more_page)) - set(re.findall("<h2>(.*?)</h2>", page))
+    assert added == {
+        "Categories that training did not hold",
+        "New experts, known from few labels",
+        "Questions worded otherwise",
+    }
+    for name in ("plot-transfer", "plot-cold-start", "plot-robustness"):
+        assert Figure({"data": drawn(more_page, name)}).data
+
+
+def test_a_category_held_out_is_drawn_beside_the_folds(more: list[HeldOut], more_page: str) -> None:
+    assert isinstance(more[0], Transfer)
+    held = sorted(more[0].rows[0].categories, key=lambda each: each.vs_best_single.value)
+    out, inside, single = drawn(more_page, "plot-transfer")
+    assert out["x"] == pytest.approx([each.quality for each in held])
+    assert inside["x"] == pytest.approx([each.in_folds for each in held])
+    assert single["x"] == pytest.approx([each.best_single for each in held])
+
+
+def test_a_newcomers_curve_has_a_point_a_number_of_labels(
+    more: list[HeldOut], more_page: str
+) -> None:
+    assert isinstance(more[1], ColdStart)
+    lines = {trace["name"]: trace["y"] for trace in drawn(more_page, "plot-cold-start")}
+    for name, curve in more[1].curves.items():
+        wanted = [p.quality.value for p in curve if p.way in ("none", "random", "all")]
+        assert lines[name] == pytest.approx(wanted)
+    assert lines["knowing, as suggested"][1] is not None
+    table = section(more_page, "New experts, known from few labels")
+    assert "<th class=number>0</th><th class=number>10</th><th class=number>48</th>" in table
+
+
+def test_flips_are_the_cells_of_a_map(more: list[HeldOut], more_page: str) -> None:
+    assert isinstance(more[2], Robustness)
+    (trace,) = drawn(more_page, "plot-robustness")
+    shares = [[100 * each.flips.value for each in row.flips] for row in more[2].rows]
+    assert np.allclose(trace["z"], shares)
+    assert trace["z"][0] == [0.0, 0.0]
+
+
+def test_what_could_not_be_judged_is_said_instead(panel: Panel) -> None:
+    empty: list[HeldOut] = [
+        Transfer((), ("transfer needs <two>",)),
+        Robustness(()),
+        ColdStart((), 0, (), {}, ()),
+    ]
+    html = body(panel_report.render(panel, None, empty))
+    assert "Transfer needs &lt;two&gt;." in section(html, "Categories that training did not hold")
+    assert "plot-robustness" not in html
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     RECORDS.write(tmp_path / "records")
@@ -310,7 +379,7 @@ def project(tmp_path: Path) -> Project:
 
 def test_evaluate_writes_the_page_beside_the_json(project: Project) -> None:
     files = ("--json", "panel.json", "--report", "new/panel.html")
-    run = project.main("evaluate", "records", "--routers", "knn", *files)
+    run = project.main("evaluate", "records", "--routers", "knn", "--transfer", *files)
     assert run.returncode == 0, run.stderr
     html = (project.folder / "new" / "panel.html").read_text(encoding="utf-8")
     (default,) = (
@@ -320,6 +389,7 @@ def test_evaluate_writes_the_page_beside_the_json(project: Project) -> None:
     )
     assert f"a mean score of {default['quality']:.3f} against" in html
     assert "plot-learning" in html
+    assert "plot-transfer" in html
     assert "stack" in run.stdout
 
 

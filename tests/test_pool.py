@@ -7,7 +7,8 @@ from coterie.answers import number
 from coterie.errors import InputError, PluginError
 from coterie.experts.base import Expert, Price
 from coterie.experts.function import FunctionExpert
-from coterie.pool import Pool
+from coterie.pool import EVICTIONS, Pool
+from coterie.residency import LookAhead
 from coterie.types import Call, Completion, Query
 
 
@@ -64,6 +65,19 @@ def test_closing_a_pool_closes_every_expert() -> None:
     experts = {name: Closing(name) for name in ("ann", "bob")}
     asyncio.run(Pool("mine", experts).close())
     assert [expert.closed for expert in experts.values()] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("memory", 0), ("host_memory", -1), ("eviction", "x"), ("capacity", 0)]
+)
+def test_room_that_makes_no_sense_is_refused(field: str, value: object) -> None:
+    with pytest.raises(InputError, match=f"'{field}': expected .*got '?{value}"):
+        replace(POOL, **{field: value})  # type: ignore[arg-type]
+
+
+def test_the_eviction_rule_goes_by_its_name() -> None:
+    assert POOL.rule == LookAhead()
+    assert [replace(POOL, eviction=name).rule.order([], []) for name in EVICTIONS] == [[]] * 4
 
 
 def test_an_expert_without_slots_is_refused() -> None:

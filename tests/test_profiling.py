@@ -59,6 +59,16 @@ def test_costs_are_recorded_beside_the_scores() -> None:
     assert (records.latency >= 0).all()
 
 
+def test_what_the_pool_knows_of_its_experts_goes_with_the_records() -> None:
+    priced = FunctionExpert("big", add, price=Price(0.1e-6, 0.3e-6))
+    free = FunctionExpert("small", add)
+    made = Pool("test", {"big": priced, "small": free}, {"big": 7_000_000_000}, extract="number")
+    facts = {"big": {"parameters": 7.0, "input_price": 0.1, "output_price": 0.3}}
+    assert asyncio.run(profile_pool(made, QUESTIONS)).facts == facts
+    counted = replace(made, unit="G parameter-tokens")
+    assert asyncio.run(profile_pool(counted, QUESTIONS)).facts == {"big": {"parameters": 7.0}}
+
+
 def test_only_the_experts_asked_for_are_profiled() -> None:
     records = asyncio.run(
         profile_pool(pool(adder=add, broken=broken), QUESTIONS, experts=["adder"])

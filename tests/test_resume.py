@@ -41,7 +41,7 @@ def test_a_run_killed_again_and_again_ends_like_an_unbroken_one(tmp_path: Path) 
     assert process.returncode == 0
     assert kills >= 3
     repeated = len(project.calls()) - len(set(project.calls()))
-    assert repeated <= 2 * kills  # two slots were in flight
+    assert repeated <= 4 * kills  # two slots in flight, and what they had just answered
     assert set(project.calls()) == set(whole.calls())
     assert project.answers() == whole.answers()
 

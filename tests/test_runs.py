@@ -21,7 +21,7 @@ from coterie.questions import Questions, parse_questions
 from coterie.records import Records
 from coterie.routers.baselines import BestSingle
 from coterie.runs import (
-    answer_lines,
+    AnswerFile,
     answer_questions,
     answer_row,
     describe,
@@ -49,10 +49,23 @@ def fitted(*experts: str) -> BestSingle:
 def run(
     journal: Path, pool: Pool = POOL, questions: Questions = QUESTIONS, seed: int = 0
 ) -> Result:
+    answers: dict[int, Answer] = {}
     job = answer_questions(
-        pool, questions, fitted("a", "b"), Recruit(2), recruit, journal=journal, seed=seed
+        pool,
+        questions.queries,
+        fitted("a", "b"),
+        Recruit(2),
+        recruit,
+        answers.__setitem__,
+        journal=journal,
+        seed=seed,
     )
-    return asyncio.run(job)
+    progress = asyncio.run(job)
+    return Result(tuple(answers[i] for i in range(len(questions))), progress)
+
+
+def nowhere(position: int, answer: Answer) -> None:
+    """Forgets the answers."""
 
 
 def test_a_second_run_asks_nothing_and_answers_alike(tmp_path: Path) -> None:
@@ -71,9 +84,15 @@ def test_decisions_are_not_made_again(tmp_path: Path) -> None:
     fickle = Fickle(2)
     fickle.__class__.__name__ = "Recruit"
     job = answer_questions(
-        POOL, QUESTIONS, fitted("a", "b"), fickle, recruit, journal=tmp_path / "j"
+        POOL,
+        QUESTIONS.queries,
+        fitted("a", "b"),
+        fickle,
+        recruit,
+        nowhere,
+        journal=tmp_path / "j",
     )
-    assert asyncio.run(job).progress.calls == 0
+    assert asyncio.run(job).calls == 0
 
 
 @pytest.mark.parametrize(
@@ -94,7 +113,8 @@ def test_another_run_over_the_journal_is_refused(
 
 
 def test_a_router_of_another_pool_is_refused_by_the_names_it_lacks(tmp_path: Path) -> None:
-    job = answer_questions(POOL, QUESTIONS, fitted("a", "x", "y"), Recruit(2), recruit)
+    router = fitted("a", "x", "y")
+    job = answer_questions(POOL, QUESTIONS.queries, router, Recruit(2), recruit, nowhere)
     with pytest.raises(CoterieError, match="this pool lacks: x, y; profile this pool"):
         asyncio.run(job)
 
@@ -160,7 +180,11 @@ def test_an_answer_is_a_row_of_json() -> None:
     answer = Answer("q", completion, (completion, completion), Decision("single", ("a",), (1.0,)))
     row = answer_row(answer, arrow)
     assert (row["id"], row["answer"], row["expert"], row["cost"]) == ("q", "7", "a", 1.0)
-    assert json.loads(answer_lines([answer], arrow)) == json.loads(json.dumps(row))
+    with AnswerFile(2, arrow) as file:
+        for position in (1, 0):
+            file.take(position, replace(answer, query_id=f"q{position}"))
+        rows = [json.loads(line) for line in file.lines()]
+    assert rows == [json.loads(json.dumps({**row, "id": f"q{i}"})) for i in (0, 1)]
 
 
 def test_a_failure_has_no_answer_but_an_error() -> None:
@@ -178,9 +202,15 @@ def test_options_of_the_pool_are_below_those_of_a_question() -> None:
 def test_utility_runs_are_journaled_too(tmp_path: Path) -> None:
     for calls in (4, 0):
         job = answer_questions(
-            POOL, QUESTIONS, fitted("a", "b"), Utility(), single, journal=tmp_path / "j"
+            POOL,
+            QUESTIONS.queries,
+            fitted("a", "b"),
+            Utility(),
+            single,
+            nowhere,
+            journal=tmp_path / "j",
         )
-        assert asyncio.run(job).progress.calls == calls
+        assert asyncio.run(job).calls == calls
 
 
 def test_a_profile_goes_on_where_it_stopped_and_may_read_answers_anew(tmp_path: Path) -> None:

@@ -25,15 +25,15 @@ def change(path: Path, *statements: str) -> None:
 
 def make(path: Path) -> Path:
     with Journal(path, {"seed": "0"}) as journal:
-        journal.decide({"q": Decision("recruit", ("a", "b"), (1.0, 0.5), 0.75, "because")})
-        journal.add("q", 0, 0, A, YES)
+        journal.decide([(0, "q", Decision("recruit", ("a", "b"), (1.0, 0.5), 0.75, "because"))])
+        journal.add(0, 0, 0, A, YES)
     return path
 
 
 def test_what_was_journaled_comes_back_exactly(tmp_path: Path) -> None:
     with Journal(make(tmp_path / "j"), {"seed": "0"}) as journal:
-        assert journal.find("q", 0, (A, B)) == [YES, None]
-        assert journal.decisions()["q"].reason == "because"
+        assert journal.find(0, 0, (A, B)) == [YES, None]
+        assert journal.decisions()[0].reason == "because"
         assert journal.count() == 1
 
 
@@ -67,56 +67,59 @@ def test_another_run_is_refused_by_name(
 def test_a_changed_call_stops_the_run(tmp_path: Path) -> None:
     with Journal(make(tmp_path / "j"), {"seed": "0"}) as journal:
         for calls in ((B, A), ()):
-            with pytest.raises(ResumeError, match="query 'q', step 0, call 0 is not the call"):
-                journal.find("q", 0, calls)
+            with pytest.raises(ResumeError, match="query 1, step 0, call 0 is not the call"):
+                journal.find(0, 0, calls)
 
 
 def test_later_steps_are_dropped_when_an_earlier_call_comes_to_something(tmp_path: Path) -> None:
     with Journal(make(tmp_path / "j"), {"seed": "0"}) as journal:
-        journal.add("q", 1, 0, A, YES)
-        journal.add("other", 1, 0, A, YES)
-        journal.find("q", 0, (A, B))
-        assert journal.find("q", 1, (A,)) == [YES]
-        journal.add("q", 0, 1, B, YES)
-        assert journal.find("q", 1, (A,)) == [None]
-        assert journal.find("other", 1, (A,)) == [YES]
+        journal.add_failure(0, 0, 1, Completion("b", finish_reason="error", error="no idea"))
+        journal.add(0, 1, 0, A, YES)
+        journal.add(1, 1, 0, A, YES)
+        journal.find(0, 0, (A, B))
+        assert journal.find(0, 1, (A,)) == [YES]
+        journal.add(0, 0, 1, B, YES)
+        assert journal.find(0, 1, (A,)) == [None]
+        assert journal.find(1, 1, (A,)) == [YES]
 
 
 def test_later_steps_are_kept_where_nothing_is_missing(tmp_path: Path) -> None:
     with Journal(make(tmp_path / "j"), {"seed": "0"}) as journal:
-        journal.add("q", 1, 0, B, YES)
-        assert journal.find("q", 0, (A,)) == [YES]
-        assert journal.find("q", 1, (B,)) == [YES]
+        journal.add(0, 1, 0, B, YES)
+        assert journal.find(0, 0, (A,)) == [YES]
+        assert journal.find(0, 1, (B,)) == [YES]
 
 
 def test_an_expert_recruited_twice_has_two_entries(tmp_path: Path) -> None:
     with Journal(make(tmp_path / "j"), {"seed": "0"}) as journal:
-        journal.add("q", 0, 1, A, Completion("a", "no"))
-        found = journal.find("q", 0, (A, A))
+        journal.add(0, 0, 1, A, Completion("a", "no"))
+        found = journal.find(0, 0, (A, A))
     assert [c.text for c in found if c] == ["yes", "no"]
 
 
-def test_a_failure_is_remembered_as_a_fact_alone(tmp_path: Path) -> None:
+def test_a_failure_counts_in_its_own_run_and_is_a_fact_in_the_next(tmp_path: Path) -> None:
+    failed = Completion("b", finish_reason="error", error="no idea")
     with Journal(make(tmp_path / "j"), {"seed": "0"}) as journal:
-        assert journal.add_failure("q", 0, 1)
+        assert journal.add_failure(0, 0, 1, failed)
+        assert journal.find(0, 0, (A, B)) == [YES, failed]
     with Journal(tmp_path / "j", {"seed": "0"}) as journal:
-        assert not journal.add_failure("q", 0, 1)
-        assert journal.find("q", 0, (A, B)) == [YES, None]
+        assert journal.find(0, 0, (A, B)) == [YES, None]
+        assert not journal.add_failure(0, 0, 1, failed)
 
 
 def test_decisions_are_journaled_all_or_none(tmp_path: Path) -> None:
     one = Decision("single", ("a",), (1.0,))
     with Journal(make(tmp_path / "j"), {"seed": "0"}) as journal, pytest.raises(CoterieError):
-        journal.decide({"new": one, "q": one})  # q is decided already
+        journal.decide([(1, "new", one), (0, "q", one)])  # q is decided already
     with Journal(tmp_path / "j", {"seed": "0"}) as journal:
-        assert set(journal.decisions()) == {"q"}
+        assert set(journal.decisions()) == {0}
 
 
 def test_half_a_character_can_be_journaled(tmp_path: Path) -> None:
     half = Completion("b", "cut \ud83d")
     with Journal(make(tmp_path / "j"), {"seed": "0"}) as journal:
-        journal.add("q", 0, 1, B, half)
-        assert journal.find("q", 0, (A, B)) == [YES, half]
+        journal.add(0, 0, 1, B, half)
+        assert journal.find(0, 0, (A, B)) == [YES, half]
 
 
 @pytest.mark.parametrize("content", [b"not a database at all" * 100, b"SQLite format 3\0" * 300])
@@ -155,12 +158,14 @@ def test_damaged_pages_are_reported(tmp_path: Path) -> None:
         Journal(path, {"seed": "0"})
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"usage": 3}', '{"usage": {}, "odd": 1}'])
-def test_a_damaged_entry_is_reported(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    "change_", ["text=x'ff'", "cost='dear'", "cost=NULL", "prompt_tokens='few'"]
+)
+def test_a_damaged_entry_is_reported(tmp_path: Path, change_: str) -> None:
     path = make(tmp_path / "j")
-    change(path, f"UPDATE completions SET completion='{text}'")
+    change(path, f"UPDATE completions SET {change_}")
     with Journal(path, {"seed": "0"}) as journal, pytest.raises(ArtifactError, match="damaged"):
-        journal.find("q", 0, (A, B))
+        journal.find(0, 0, (A, B))
 
 
 def test_a_journal_in_use_is_locked_against_other_processes(tmp_path: Path) -> None:

@@ -52,7 +52,8 @@ if TYPE_CHECKING:
     from coterie.routers.logistic import Logistic
     from coterie.routers.mlp import MLP
     from coterie.routers.neighbors import KNN, CategoryKNN
-    from coterie.routers.preference import P2L, BradleyTerry, Elo, SimilarityWeighted
+    from coterie.routers.preference import BradleyTerry, Elo
+    from coterie.routers.preference_by_text import P2L, SimilarityWeighted
     from coterie.routers.skills import Skills
     from coterie.routers.stack import CategoryStack, Stack
     from coterie.suggesting import suggest
@@ -100,7 +101,8 @@ _HOMES = {
     "routers.logistic": ("Logistic",),
     "routers.mlp": ("MLP",),
     "routers.neighbors": ("KNN", "CategoryKNN"),
-    "routers.preference": ("P2L", "BradleyTerry", "Elo", "SimilarityWeighted"),
+    "routers.preference": ("BradleyTerry", "Elo"),
+    "routers.preference_by_text": ("P2L", "SimilarityWeighted"),
     "routers.skills": ("Skills",),
     "routers.stack": ("CategoryStack", "Stack"),
     "suggesting": ("suggest",),

@@ -50,8 +50,8 @@ def write_artifact(
     wanted, before = folder / _arrays_name(header), set(folder.glob(ARRAYS))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        replace_bytes(wanted, data)
-        replace_bytes(folder / HEADER, text.encode())
+        replace_bytes(wanted, [data])
+        replace_bytes(folder / HEADER, [text.encode()])
     except OSError as error:
         _remove({wanted} - before)
         reason = error.strerror or str(error)

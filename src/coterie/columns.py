@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -34,26 +35,20 @@ Table: TypeAlias = "dict[str, pa.ChunkedArray]"
 
 def column_names(path: Path) -> list[str]:
     """The columns of a Parquet file; raises InputError where it is none."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
+    with _reading(path):
         return list(pq.read_schema(path).names)
-    except (OSError, pa.ArrowException) as error:
-        raise _unreadable(error, path) from None
 
 
 def read_table(path: Path, columns: Sequence[str], required: Sequence[str]) -> Table:
     """Those of ``columns`` that the file has, each in its type; raises InputError."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     present = _present(path, columns, required)
-    try:
+    with _reading(path):
         coded = _coded(path)
         table = pq.read_table(path, columns=present, partitioning=None, read_dictionary=coded)
-    except (OSError, pa.ArrowException) as error:
-        raise _unreadable(error, path) from None
     if table.num_rows == 0:
         raise InputError("holds no rows", path=path)
     return {name: _column(table[name], name, path, 0) for name in present}
@@ -67,14 +62,11 @@ def read_batches(
     import pyarrow.parquet as pq
 
     present, before = _present(path, columns, required), 0
-    try:
-        with pq.ParquetFile(path, read_dictionary=_coded(path)) as file:
-            for batch in file.iter_batches(BATCH, columns=present):
-                table = pa.Table.from_batches([batch])
-                yield before, {n: _column(table[n], n, path, before) for n in present}
-                before += len(batch)
-    except (OSError, pa.ArrowException) as error:
-        raise _unreadable(error, path) from None
+    with _reading(path), pq.ParquetFile(path, read_dictionary=_coded(path)) as file:
+        for batch in file.iter_batches(BATCH, columns=present):
+            table = pa.Table.from_batches([batch])
+            yield before, {n: _column(table[n], n, path, before) for n in present}
+            before += len(batch)
     if not before:
         raise InputError("holds no rows", path=path)
 
@@ -96,9 +88,16 @@ def _coded(path: Path) -> list[str]:
     return [f.name for f in pq.read_schema(path) if f.name in CODED and f.type == pa.string()]
 
 
-def _unreadable(error: Exception, path: Path) -> InputError:
-    reason = (str(error).splitlines() or ["it is damaged"])[0]
-    return InputError(f"cannot be read as Parquet: {reason}", path=path)
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What pyarrow raises over a damaged file, UnicodeDecodeError included, as InputError."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (OSError, pa.ArrowException, ValueError, OverflowError, MemoryError) as error:
+        reason = (str(error).splitlines() or ["it is damaged"])[0]
+        raise InputError(f"cannot be read as Parquet: {reason}", path=path) from None
 
 
 def _column(values: pa.ChunkedArray, name: str, path: Path, before: int) -> pa.ChunkedArray:
@@ -109,13 +108,15 @@ def _column(values: pa.ChunkedArray, name: str, path: Path, before: int) -> pa.C
     try:
         values.validate(full=True)
         values = values if kind is None else values.cast(kind)
-    except pa.ArrowException as error:
-        reason = str(error).splitlines()[0]
+    except (pa.ArrowException, ValueError) as error:
+        reason = (str(error).splitlines() or ["it is damaged"])[0]
         raise InputError(f"expected {kind}: {reason}", path=path, field=name) from None
     if name in NEEDED and values.null_count:
         row = before + int(np.flatnonzero(values.is_null())[0]) + 1
         what = "a whole number" if name == "sample" else "a text"
         raise InputError(f"row {row}: expected {what}, got nothing", path=path, field=name)
+    if name == "skills" and any(chunk.flatten().null_count for chunk in values.chunks):
+        raise InputError("expected lists of texts, got nothing in one", path=path, field=name)
     return values
 
 
@@ -129,6 +130,8 @@ def _kind(found: pa.DataType, name: str) -> pa.DataType | None:
         return None if pa.types.is_large_string(found) else pa.string()
     if name == "sample":
         return pa.int64()
+    if name == "skills":
+        return pa.list_(pa.string())
     if name in ("score", *NUMBERS):
         known = pa.types.is_floating(found) or pa.types.is_boolean(found)
         return None if known or pa.types.is_integer(found) else pa.float64()

@@ -7,14 +7,23 @@
     extract = "number"                 # whole | arrow | choice | boxed | number
     cost = "price"                     # or "parameters": active parameters x tokens
     options = { max_tokens = 256, temperature = 0.0 }
+    memory = "24 GB"                   # of the device; or capacity = 2: experts at a time (1)
+    host_memory = "64 GB"              # where weights wait for their next use (none)
+    eviction = "look-ahead"            # or "cost-aware", "lru", "lfu": who leaves first
 
     [[expert]]
     name = "small"
-    kind = "openai"                    # local | openai | module:Attr
+    kind = "openai"                    # local | openai | vllm | mode | module:Attr
     parameters = 7_000_000_000
     price = { prompt = 0.10, completion = 0.40 }   # per million tokens
     base_url = "http://127.0.0.1:8000/v1"          # this and what follows goes to the expert
     model = "small-7b"
+
+    [[expert]]
+    name = "small-thinking"
+    kind = "mode"                      # the same weights in another way
+    backend = "small"
+    options = { reasoning_effort = "high", max_tokens = 4096 }
 
     [router]
     path = "router"                    # a folder written by `coterie fit`
@@ -37,99 +46,24 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from coterie import plugins
 from coterie.answers import extractor
 from coterie.compositions import Composition, cascade, confident
-from coterie.errors import ConfigError, CoterieError
+from coterie.errors import ConfigError, CoterieError, InputError
 from coterie.experts.base import Expert, Price
+from coterie.experts.modes import ModeExpert
+from coterie.experts.sizes import parse_bytes
 from coterie.policies import Policy
 from coterie.pool import Pool
+from coterie.settings import TABLES, ExpertTable, PoolTable, Settings
 from coterie.types import Seed
 
 EMBEDDED = Path(__file__).parent / "embedded" / "pool.toml"
 PER_MILLION = 1e-6
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class PriceTable(_Table):
-    """Price per million tokens."""
-
-    prompt: float = Field(ge=0, allow_inf_nan=False)
-    completion: float = Field(ge=0, allow_inf_nan=False)
-
-
-class PoolTable(_Table):
-    """What the experts share."""
-
-    name: str
-    extract: Literal["whole", "arrow", "choice", "boxed", "number"] = "whole"
-    cost: Literal["price", "parameters"] = "price"
-    capacity: int = Field(default=1, ge=1)
-    options: dict[str, Any] = {}
-
-
-class ExpertTable(BaseModel):
-    """One expert; keys not named here go to the expert's constructor."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-
-    name: str = Field(min_length=1)
-    kind: str
-    parameters: int | None = Field(default=None, gt=0, lt=10**15)
-    price: PriceTable | None = None
-    sample: int | None = Field(default=None, gt=0)
-    optional: bool = False
-
-
-class RouterTable(_Table):
-    """Where the fitted router is, relative to the pool file."""
-
-    path: str
-    kind: str | None = None
-
-
-class PolicyTable(BaseModel):
-    """A policy and its settings."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-    name: str = "recruit"
-
-
-class CompositionTable(_Table):
-    """A composition (the policy's own by default) and how answers are merged or accepted.
-
-    ``threshold`` is for ``cascade``: the mean token log probability that is good enough.
-    """
-
-    name: str | None = None
-    threshold: float | None = None
-    aggregator: str | None = None
-    aggregator_settings: dict[str, Any] = {}
-
-
-class Settings(_Table):
-    """A whole configuration file."""
-
-    pool: PoolTable
-    expert: list[ExpertTable] = Field(min_length=1)
-    router: RouterTable | None = None
-    policy: PolicyTable = PolicyTable()
-    composition: CompositionTable = CompositionTable()
-
-
-TABLES: Mapping[str, type[BaseModel]] = {
-    "pool": PoolTable,
-    "price": PriceTable,
-    "router": RouterTable,
-    "composition": CompositionTable,
-}
 
 
 @dataclass(frozen=True)
@@ -142,21 +76,26 @@ class Config:
     def pool(self) -> Pool:
         """Make the pool; raises ConfigError naming the expert and key that is wrong.
 
-        Optional experts whose weights are not installed are left out.
+        Optional experts whose weights are not installed are left out, and modes of them.
         """
         table = self.settings.pool
         entries = [e for e in self.settings.expert if self._installed(e)]
         if not entries:
             message = "every expert is optional and none is installed"
             raise ConfigError(message, path=self.path, field="expert")
+        experts = self._experts(entries)
+        whole = {e.name: self._with_backend(e) for e in entries}
         return Pool(
             name=table.name,
-            experts={entry.name: self._expert(entry) for entry in entries},
-            parameters={e.name: e.parameters for e in entries if e.parameters},
-            samples={e.name: e.sample for e in entries if e.sample},
+            experts={entry.name: experts[entry.name] for entry in entries},
+            parameters={name: e.parameters for name, e in whole.items() if e.parameters},
+            samples={name: e.sample for name, e in whole.items() if e.sample},
             options=table.options,
             extract=table.extract,
-            capacity=table.capacity,
+            capacity=table.capacity or 1,
+            memory=None if table.memory is None else parse_bytes(table.memory),
+            host_memory=0 if table.host_memory is None else parse_bytes(table.host_memory),
+            eviction=table.eviction,
             unit="USD" if table.cost == "price" else "G parameter-tokens",
         )
 
@@ -206,16 +145,48 @@ class Config:
         return functools.partial(cascade, accept=confident(threshold))
 
     def _installed(self, entry: ExpertTable) -> bool:
-        if not entry.optional:
+        backend = self._backend_of(entry)
+        if backend is not None and not self._installed(backend):
+            return False
+        if not entry.optional or backend is not None:
             return True
         path = (entry.model_extra or {}).get("path", "")
         located = self._locate(str(path))
         return located is not None and located.exists()
 
-    def _expert(self, entry: ExpertTable) -> Expert:
+    def _backend_of(self, entry: ExpertTable) -> ExpertTable | None:
+        """The entry that a mode is a mode of; None for others, and where there is no such entry."""
+        name = (entry.model_extra or {}).get("backend")
+        if name is None or not self._is_mode(entry):
+            return None
+        others = (e for e in self.settings.expert if e.name == name and not self._is_mode(e))
+        return next(others, None)
+
+    def _with_backend(self, entry: ExpertTable) -> ExpertTable:
+        """The entry, for a mode with its backend's parameters and sample where it has none."""
+        backend = self._backend_of(entry)
+        if backend is None:
+            return entry
+        parameters, sample = entry.parameters or backend.parameters, entry.sample or backend.sample
+        return entry.model_copy(update={"parameters": parameters, "sample": sample})
+
+    def _is_mode(self, entry: ExpertTable) -> bool:
+        factory = _load("experts", entry.kind, self.path, f"expert {entry.name}")
+        return isinstance(factory, type) and issubclass(factory, ModeExpert)
+
+    def _experts(self, entries: Sequence[ExpertTable]) -> dict[str, Expert]:
+        """Experts by name; modes are made when all others are there to be their backends."""
+        made: dict[str, Expert] = {}
+        for entry in sorted(entries, key=self._is_mode):
+            made[entry.name] = self._expert(entry, made)
+        return made
+
+    def _expert(self, entry: ExpertTable, others: Mapping[str, Expert]) -> Expert:
         settings = dict(entry.model_extra or {})
         where = f"expert {entry.name}"
-        if "path" in settings:
+        if self._is_mode(entry):
+            settings = self._mode(settings, others, where)
+        elif "path" in settings:
             located = self._locate(str(settings["path"]))
             if located is None:
                 message = f"{settings['path']!r} is in a package that is not installed"
@@ -226,9 +197,25 @@ class Config:
         if not isinstance(made, Expert):
             message = f"{entry.kind!r} makes {type(made).__name__}, expected an Expert"
             raise ConfigError(message, path=self.path, field=f"{where}: kind")
-        if (price := self._price(entry)) is not None:
+        if (price := self._price(self._with_backend(entry))) is not None:
             made.price = price
         return made
+
+    def _mode(
+        self, settings: Mapping[str, Any], others: Mapping[str, Expert], where: str
+    ) -> dict[str, Any]:
+        """The settings of a mode with its backend and extractor, which the file only names."""
+        given = {"extract": self.settings.pool.extract, **settings}
+        given["extract"] = _call(extractor, {"name": given["extract"]}, self.path, where)
+        if "backend" not in given:
+            return given
+        candidates = [name for name, other in others.items() if not isinstance(other, ModeExpert)]
+        if (name := given["backend"]) not in candidates:
+            message = f"expected another expert that is no mode itself, got {name!r}"
+            message = f"{message}; {_hint(str(name), candidates)}"
+            raise ConfigError(message, path=self.path, field=f"{where}: backend")
+        given["backend"] = others[name]
+        return given
 
     def _price(self, entry: ExpertTable) -> Price | None:
         """The price that the file gives, None where it leaves it to the expert."""
@@ -286,6 +273,7 @@ def read_config(path: str | Path) -> Config:
         field = ".".join(str(part) for part in first["loc"])
         raise ConfigError(_explained(first), path=file, field=field) from None
     _check_names(settings, file)
+    _check_memory(settings.pool, file)
     return Config(file, settings)
 
 
@@ -400,3 +388,20 @@ def _check_names(settings: Settings, path: Path) -> None:
             message = f"two experts are called {entry.name!r}; names must differ"
             raise ConfigError(message, path=path, field="expert.name")
         seen.add(entry.name)
+
+
+def _check_memory(table: PoolTable, path: Path) -> None:
+    """Raise ConfigError where sizes cannot be read, or count experts and bytes at once."""
+    for key in ("memory", "host_memory"):
+        if (value := getattr(table, key)) is not None:
+            try:
+                parse_bytes(value)
+            except InputError as error:
+                message = str(error).partition(": ")[2]
+                raise ConfigError(message, path=path, field=f"pool.{key}") from None
+    if table.memory is None and table.host_memory is not None:
+        message = "needs memory, the bytes of the device, beside it"
+        raise ConfigError(message, path=path, field="pool.host_memory")
+    if table.memory is not None and table.capacity is not None:
+        message = "both capacity (a number of experts) and memory (bytes) are given; keep one"
+        raise ConfigError(message, path=path, field="pool.capacity")

@@ -77,8 +77,8 @@ class _Merging(Expert):
     async def load(self) -> None:
         await self.real.load()
 
-    async def unload(self) -> None:
-        await self.real.unload()
+    async def unload(self, keep: bool = False) -> None:
+        await self.real.unload(keep)
 
 
 async def run_demo(console: Console, limit: int | None = None) -> Study:

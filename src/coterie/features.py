@@ -65,7 +65,28 @@ class Encoder(ABC):
         """The inverse of ``to_arrays``."""
 
 
-class StaticEncoder(Encoder):
+class PackagedEncoder(Encoder):
+    """An encoder whose weights an installed package holds; artifacts keep its fingerprint."""
+
+    def to_arrays(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """The fingerprint and no arrays."""
+        return {"sha256": self.fingerprint()}, {}
+
+    @classmethod
+    def from_arrays(cls, params: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """The encoder; ArtifactError if it is not the one the artifact was made with."""
+        encoder = cls()
+        wanted, found = str(params.get("sha256")), encoder.fingerprint()
+        if wanted != found:
+            message = (
+                f"made with the {cls.name} encoder {wanted[:12]}, this version of coterie has "
+                f"{found[:12]}; fit it again with `coterie fit`"
+            )
+            raise ArtifactError(message)
+        return encoder
+
+
+class StaticEncoder(PackagedEncoder):
     """Sentence vectors without a forward pass: the mean of 128-dimensional token vectors.
 
     The token vectors (int8, 29,525 x 128) and the tokenizer were distilled from all-MiniLM-L6-v2
@@ -94,23 +115,6 @@ class StaticEncoder(Encoder):
     def fingerprint(self) -> str:
         """The sha256 of the weights."""
         return _static_weights().sha256
-
-    def to_arrays(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        """The fingerprint alone, since the weights ship with the package."""
-        return {"sha256": self.fingerprint()}, {}
-
-    @classmethod
-    def from_arrays(cls, params: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
-        """The encoder; ArtifactError if its weights are not those the artifact was made with."""
-        encoder = cls()
-        wanted, found = str(params.get("sha256")), encoder.fingerprint()
-        if wanted != found:
-            message = (
-                f"made with the static encoder {wanted[:12]}, this version of coterie has "
-                f"{found[:12]}; fit it again with `coterie fit`"
-            )
-            raise ArtifactError(message)
-        return encoder
 
 
 class _StaticWeights:

@@ -248,6 +248,24 @@ def learning(
     return {"data": traces, "layout": layout}
 
 
+def steps(labels: Sequence[str], lines: Mapping[str, Line], x: str, y: str = "score") -> Figure:
+    """Lines over labels that stand at equal distances; points are (place of the label, value)."""
+    traces = [
+        {
+            **{"type": "scatter", "mode": "lines+markers", "name": _label(name)},
+            "x": [place for place, _ in line.points],
+            "y": _plain(value for _, value in line.points),
+            "line": {"color": line.colour, "width": 2, "dash": line.dash},
+            "marker": {"size": 7},
+            "hovertemplate": "%{y:.3f}<extra>%{fullData.name}</extra>",
+        }
+        for name, line in lines.items()
+    ]
+    layout = _layout(380, x=x, y=y) | LEGEND
+    layout["xaxis"] |= {**_ticks(labels), "range": [-0.3, len(labels) - 0.7]}
+    return {"data": traces, "layout": layout}
+
+
 def bars(values: Mapping[str, float]) -> Figure:
     """One horizontal bar a name, the largest on top."""
     order = sorted(values, key=lambda name: -np.nan_to_num(values[name], nan=-1))

@@ -6,9 +6,10 @@ ones. What the judging of newcomers and of perturbed questions also needs is her
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -23,6 +24,36 @@ from coterie.types import FloatArray, IntArray
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+
+class Row(Protocol):
+    """What was found of one router."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row as JSON values."""
+
+
+Found = TypeVar("Found", bound=Row)
+
+
+@dataclass(frozen=True)
+class Rows(ABC, Generic[Found]):
+    """What was found of every router, with notes on those left out."""
+
+    rows: tuple[Found, ...]
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The rows and notes as JSON values."""
+        return {"rows": [row.to_dict() for row in self.rows], "notes": list(self.notes)}
+
+    @abstractmethod
+    def tables(self, default: str | None = None) -> Iterator[Table]:
+        """All routers, then more of ``default`` (or of the first row); none without rows."""
+
+    def show(self, out: Console, default: str | None = None) -> None:
+        """Print the tables, then the notes."""
+        show_tables(out, self.tables(default), self.notes)
 
 
 @dataclass(frozen=True)
@@ -76,15 +107,8 @@ class TransferRow:
 
 
 @dataclass(frozen=True)
-class Transfer:
+class Transfer(Rows[TransferRow]):
     """Routers on categories held out whole; no rows where there are fewer than two of them."""
-
-    rows: tuple[TransferRow, ...]
-    notes: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """The rows and notes as JSON values."""
-        return {"rows": [row.to_dict() for row in self.rows], "notes": list(self.notes)}
 
     def tables(self, default: str | None = None) -> Iterator[Table]:
         """All routers, then every category of ``default`` (or of the first row)."""
@@ -102,10 +126,6 @@ class Transfer:
         for held in row.categories:
             table.add_row(str(held.category), str(held.queries), *_held_cells(held))
         yield table
-
-    def show(self, out: Console, default: str | None = None) -> None:
-        """Print the tables, then the notes."""
-        show_tables(out, self.tables(default), self.notes)
 
 
 def transfer(panel: Panel, entrants: Sequence[Entrant], report: Report | None = None) -> Transfer:

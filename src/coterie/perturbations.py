@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from coterie.errors import CoterieError, InputError
-from coterie.holdouts import plain_difference, points, show_tables, table_of
+from coterie.holdouts import Rows, plain_difference, points, table_of
 from coterie.metrics.intervals import Interval, interval, resampled_means
 from coterie.panel.setting import filled_costs
 from coterie.panel.sweeps import best_by_utility
@@ -26,7 +26,6 @@ from coterie.routers.base import Router
 from coterie.types import Estimates, IntArray, Query, derive_seed
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
 Perturbation: TypeAlias = Callable[[str, np.random.Generator], str]
@@ -193,15 +192,8 @@ class RobustnessRow:
 
 
 @dataclass(frozen=True)
-class Robustness:
+class Robustness(Rows[RobustnessRow]):
     """Routers on perturbed questions, in the folds of the panel."""
-
-    rows: tuple[RobustnessRow, ...]
-    notes: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """The rows and notes as JSON values."""
-        return {"rows": [row.to_dict() for row in self.rows], "notes": list(self.notes)}
 
     def tables(self, default: str | None = None) -> Iterator[Table]:
         """Flips of all routers, then ``default`` (or the first row) with intervals."""
@@ -223,10 +215,6 @@ class Robustness:
             shown = f"{value:.1f} [{low:.1f},{high:.1f}]"
             table.add_row(each.perturbation, shown, points(each.change), cost)
         yield table
-
-    def show(self, out: Console, default: str | None = None) -> None:
-        """Print the tables, then the notes."""
-        show_tables(out, self.tables(default), self.notes)
 
 
 def robustness(

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from coterie.answers import Extractor, extractor
 from coterie.errors import InputError
 from coterie.experts.base import Expert
+from coterie.residency import LFU, LRU, CostAware, Eviction, LookAhead
 from coterie.types import Query
+
+EVICTIONS: Mapping[str, Callable[[], Eviction]] = {
+    "look-ahead": LookAhead,
+    "cost-aware": CostAware,
+    "lru": LRU,
+    "lfu": LFU,
+}
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,12 @@ class Pool:
     extract
         Name of the extractor that finds the answer in a completion's text.
     capacity
-        How many experts that need loading may be in memory at a time.
+        How many experts that need loading may be in memory at a time, where ``memory`` is None.
+    memory, host_memory
+        Bytes of the device for weights, None to count experts instead, and of host memory for
+        weights that wait for their next use.
+    eviction
+        Name of the rule for who leaves first: one of EVICTIONS.
     unit
         Unit of cost, for people.
     """
@@ -43,12 +56,20 @@ class Pool:
     options: Mapping[str, Any] = field(default_factory=dict)
     extract: str = "whole"
     capacity: int = 1
+    memory: int | None = None
+    host_memory: int = 0
+    eviction: str = "look-ahead"
     unit: str = "USD"
 
     @property
     def extractor(self) -> Extractor:
         """The function behind ``extract``."""
         return extractor(self.extract)
+
+    @property
+    def rule(self) -> Eviction:
+        """The rule behind ``eviction``."""
+        return EVICTIONS[self.eviction]()
 
     def prepare(self, queries: Sequence[Query]) -> tuple[Query, ...]:
         """Queries with the pool's options where they have none of their own."""
@@ -57,6 +78,14 @@ class Pool:
     def __post_init__(self) -> None:
         if self.capacity < 1:
             raise InputError(f"expected at least 1, got {self.capacity}", field="capacity")
+        if self.memory is not None and self.memory < 1:
+            raise InputError(f"expected bytes above 0, got {self.memory!r}", field="memory")
+        if self.host_memory < 0:
+            message = f"expected at least 0 bytes, got {self.host_memory!r}"
+            raise InputError(message, field="host_memory")
+        if self.eviction not in EVICTIONS:
+            message = f"expected one of {', '.join(EVICTIONS)}, got {self.eviction!r}"
+            raise InputError(message, field="eviction")
         if idle := [name for name, expert in self.experts.items() if expert.slots < 1]:
             raise InputError(f"expert {idle[0]!r} has none; it needs at least 1", field="slots")
 

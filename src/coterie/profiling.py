@@ -10,7 +10,7 @@ import numpy as np
 
 from coterie.answers import Extractor, score
 from coterie.compositions import annotate, recruit
-from coterie.drivers.batch import Progress, answer_all
+from coterie.drivers.batch import Progress, answer_all, residency_of
 from coterie.errors import ExpertError, InputError
 from coterie.pool import Pool
 from coterie.questions import Questions
@@ -31,7 +31,8 @@ async def profile_pool(
     """Records of every expert (or of ``experts``) on every question.
 
     Experts with a sample limit answer a random part of the questions. An empty answer is a wrong
-    one; calls that failed leave their cells unobserved. Raises InputError for a question without a
+    one; calls that failed leave their cells unobserved. What the pool knows of its experts goes
+    with the records (``facts_of``). Raises InputError for a question without a
     reference answer.
     """
     for query, reference in zip(questions.queries, questions.references, strict=True):
@@ -47,10 +48,32 @@ async def profile_pool(
         pool.experts,
         seed=seed,
         capacity=pool.capacity,
+        residency=residency_of(pool),
         journal=journal,
         report=report,
     )
-    return records_of(questions, result.answers, names, pool.extractor)
+    records = records_of(questions, result.answers, names, pool.extractor)
+    return replace(records, facts=facts_of(pool))
+
+
+def facts_of(pool: Pool) -> dict[str, dict[str, float]]:
+    """Size and prices of every expert as records keep them, where the pool knows them.
+
+    ``parameters`` in billions; ``input_price`` and ``output_price`` in USD per million tokens.
+    """
+    facts: dict[str, dict[str, float]] = {name: {} for name in pool.experts}
+    for name, expert in pool.experts.items():
+        if name in pool.parameters:
+            facts[name]["parameters"] = pool.parameters[name] / 1e9
+        if pool.unit == "USD" and (expert.price.prompt or expert.price.completion):
+            facts[name]["input_price"] = _per_million(expert.price.prompt)
+            facts[name]["output_price"] = _per_million(expert.price.completion)
+    return facts
+
+
+def _per_million(price: float) -> float:
+    """The price of a million tokens, without what binary fractions add to it."""
+    return float(f"{price * 1e6:.12g}")
 
 
 def profile_decisions(
@@ -128,6 +151,7 @@ async def annotate_queries(
         pool.experts,
         seed=seed,
         capacity=pool.capacity,
+        residency=residency_of(pool),
         journal=journal,
         report=report,
     )

@@ -7,13 +7,20 @@ reference) and ``category``. Without an id a question is numbered by its line.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+import numpy as np
 
 from coterie.errors import InputError
+from coterie.paging import Paged
 from coterie.types import Query
 
 LONGEST = 1_000_000  # bytes in one line
@@ -60,6 +67,59 @@ def read_questions(path: str | Path) -> Questions:
         raise InputError(f"cannot be read: {reason}", path=path) from None
 
 
+@contextmanager
+def open_queries(path: str | Path) -> Iterator[Sequence[Query]]:
+    """The queries of a JSONL file, checked like ``read_questions`` does and read when needed.
+
+    They take some bytes each in memory. Standard input (``-``) is copied to a scratch file.
+    """
+    if str(path) == "-":
+        if sys.stdin is None:
+            raise InputError("is closed", path="standard input")
+        with tempfile.TemporaryFile() as scratch:
+            shutil.copyfileobj(sys.stdin.buffer, scratch)
+            scratch.seek(0)
+            yield _paged(scratch, "standard input")
+        return
+    try:
+        file = Path(path).open("rb")  # noqa: SIM115 (only its opening may fail here)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"cannot be read: {reason}", path=path) from None
+    with file:
+        yield _paged(file, str(path))
+
+
+def _paged(file: BinaryIO, path: str) -> Sequence[Query]:
+    """Queries by their places in an open file that does not change."""
+    places, numbers, ids = array("q"), array("q"), array("q")
+    place = 0
+    for number, line in enumerate(file, start=1):
+        if line.strip():
+            places.append(place)
+            numbers.append(number)
+            ids.append(hash(_read(line, path, number)[0].id))
+        place += len(line)
+    if not places:
+        raise InputError(EMPTY, path=path)
+    places.append(place)
+    _, counts = np.unique(np.frombuffer(ids, np.int64), return_counts=True)
+    if (counts > 1).any():  # equal hashes, so most likely equal ids
+        file.seek(0)
+        parse_questions(file, path)
+
+    def read(first: int, stop: int) -> list[Query]:
+        file.seek(places[first])
+        lines = file.read(places[stop] - places[first]).split(b"\n")
+        numbered = zip(numbers[first:stop], (row for row in lines if row.strip()), strict=True)
+        return [_read(line, path, number)[0] for number, line in numbered]
+
+    return Paged(len(numbers), read)
+
+
+EMPTY = "holds no questions; expected one JSON object a line"
+
+
 def parse_questions(lines: Iterable[bytes], path: str) -> Questions:
     """Questions from lines of JSON; ``path`` is what messages call the source."""
     queries: list[Query] = []
@@ -68,17 +128,23 @@ def parse_questions(lines: Iterable[bytes], path: str) -> Questions:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        data = _object(line, path, number)
-        query = _query(data, path, number)
+        query, reference = _read(line, path, number)
         if query.id in seen:
             message = f"{query.id!r} is also the id of line {seen[query.id]}; ids must differ"
             raise InputError(message, path=path, line=number, field="id")
         seen[query.id] = number
-        queries.append(replace(query, category=_optional(data, "category", path, number)))
-        references.append(_optional(data, "answer", path, number))
+        queries.append(query)
+        references.append(reference)
     if not queries:
-        raise InputError("holds no questions; expected one JSON object a line", path=path)
+        raise InputError(EMPTY, path=path)
     return Questions(tuple(queries), tuple(references))
+
+
+def _read(line: bytes, path: str, number: int) -> tuple[Query, str | None]:
+    """One line's query and reference."""
+    data = _object(line, path, number)
+    query = replace(_query(data, path, number), category=_optional(data, "category", path, number))
+    return query, _optional(data, "answer", path, number)
 
 
 def _object(line: bytes, path: str, number: int) -> Mapping[str, Any]:

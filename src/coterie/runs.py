@@ -5,15 +5,22 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import os
+import tempfile
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from coterie import __version__
 from coterie.answers import Extractor
+from coterie.caching import Cache
 from coterie.compositions import Composition
-from coterie.drivers.batch import Progress, Result, answer_all
-from coterie.errors import CoterieError
+from coterie.deciding import decide
+from coterie.drivers.batch import WINDOW, Progress, answer_each, left, residency_of
+from coterie.drivers.limits import Caps
+from coterie.paging import Paged
 from coterie.policies import Policy
 from coterie.pool import Pool
 from coterie.profiling import profile_pool
@@ -21,37 +28,59 @@ from coterie.questions import Questions
 from coterie.records import Records
 from coterie.routers.base import Router
 from coterie.store import Journal
-from coterie.types import Answer, Decision, Query, Seed
+from coterie.types import Answer, Query, Seed
 
 
 async def answer_questions(
     pool: Pool,
-    questions: Questions,
+    queries: Sequence[Query],
     router: Router,
     policy: Policy,
     composition: Composition,
+    take: Callable[[int, Answer], None],
     *,
     journal: Path | str = ":memory:",
     seed: Seed = 0,
+    caps: Caps | None = None,
+    cache: Cache | None = None,
+    window: int = WINDOW,
     report: Callable[[Progress], None] = lambda progress: None,
-) -> Result:
-    """Answer the questions; a run over the same journal goes on where the last one stopped.
+) -> Progress:
+    """Answer the queries; a run over the same journal goes on where the last one stopped.
 
-    Raises ResumeError where the journal belongs to other questions, experts, router or settings.
+    ``take(position, answer)`` gets the answers in the order they end, those of queries that the
+    ``caps`` left unanswered included; the queries may be read from disk. Raises ResumeError where
+    the journal belongs to other queries, experts, router or settings.
     """
-    queries = pool.prepare(questions.queries)
-    header = run_header(pool, queries, router, policy, composition, seed)
+    prepared = Paged(len(queries), lambda first, stop: pool.prepare(queries[first:stop]))
+    header = run_header(pool, prepared, router, policy, composition, seed)
     with Journal(journal, header) as kept:
-        return await answer_all(
-            queries,
-            decide(queries, pool, router, policy, kept),
+        decisions = decide(prepared, pool, router, policy, kept, caps)
+        answered = bytearray(len(queries))
+
+        def note(position: int, answer: Answer) -> None:
+            answered[position] = True
+            take(position, answer)
+
+        progress = await answer_each(
+            prepared,
+            decisions,
             composition,
             pool.experts,
+            note,
             seed=seed,
             capacity=pool.capacity,
+            residency=residency_of(pool),
             journal=kept,
+            caps=caps,
+            cache=cache,
+            window=window,
             report=report,
         )
+        for position in range(len(queries)):
+            if not answered[position]:
+                take(position, left(prepared[position], decisions[position]))
+        return progress
 
 
 async def profile_questions(
@@ -77,29 +106,6 @@ async def profile_questions(
         return await profile_pool(pool, questions, seed=seed, journal=kept, report=report)
 
 
-def decide(
-    queries: Sequence[Query], pool: Pool, router: Router, policy: Policy, journal: Journal
-) -> list[Decision]:
-    """Journaled decisions where there are some, else the policy's, journaled before any call.
-
-    Experts that the router knows and the pool lacks are named in a CoterieError.
-    """
-    known = journal.decisions()
-    open_queries = [q for q in queries if q.id not in known]
-    if open_queries:
-        estimates = router.predict(open_queries)
-        if missing := [e for e in estimates.experts if e not in pool.experts]:
-            raise CoterieError(
-                f"the router was fitted on experts this pool lacks: {', '.join(missing)}; "
-                "profile this pool and fit again"
-            )
-        made = policy.decide(open_queries, estimates)
-        new = {q.id: d for q, d in zip(open_queries, made, strict=True)}
-        journal.decide(new)
-        known |= new
-    return [known[q.id] for q in queries]
-
-
 def run_header(
     pool: Pool,
     queries: Sequence[Query],
@@ -121,14 +127,16 @@ def run_header(
     }
 
 
-def fingerprint(queries: Sequence[Query]) -> str:
+def fingerprint(queries: Iterable[Query]) -> str:
     """Equal where ids, messages and options are equal.
 
     Tags are left out: they only steer decisions, which are journaled before any call.
     """
-    asked = [[q.id, [dict(m) for m in q.messages], dict(q.params)] for q in queries]
-    text = json.dumps(asked, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    digest = hashlib.sha256()
+    for q in queries:
+        asked = [q.id, [dict(m) for m in q.messages], dict(q.params)]
+        digest.update(json.dumps(asked, sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()[:16]
 
 
 def describe(composition: Composition) -> str:
@@ -175,7 +183,41 @@ def answer_row(answer: Answer, extract: Extractor) -> dict[str, Any]:
     }
 
 
-def answer_lines(answers: Sequence[Answer], extract: Extractor) -> str:
-    """Answers as JSONL, in order."""
-    rows = (json.dumps(answer_row(a, extract), ensure_ascii=False) for a in answers)
-    return "".join(f"{row}\n" for row in rows)
+class AnswerFile:
+    """Answers as JSONL in the order of the questions, however they come.
+
+    Lines go to a scratch file as they come; ``lines`` puts them in order.
+    """
+
+    def __init__(self, count: int, extract: Extractor) -> None:
+        self.extract = extract
+        self.failed: Answer | None = None  # the first of them
+        self.failures = 0  # questions that a cap left unanswered are none
+        self._lines = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as this object)
+        self._places = array("q", [-1]) * count
+
+    def take(self, position: int, answer: Answer) -> None:
+        """Keep one answer."""
+        if answer.completion.failed and answer.completion.finish_reason != "left":
+            self.failures += 1
+            self.failed = self.failed or answer
+        row = json.dumps(answer_row(answer, self.extract), ensure_ascii=False)
+        self._places[position] = self._lines.seek(0, os.SEEK_END)
+        self._lines.write(row.encode("utf-8", "backslashreplace") + b"\n")
+
+    def lines(self) -> Iterator[bytes]:
+        """The lines in the order of the questions."""
+        for place in self._places:
+            self._lines.seek(place)
+            yield self._lines.readline()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._lines.close()

@@ -7,6 +7,7 @@ the place of the five samples.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coterie.features import Encoder
-from coterie.types import FloatArray
+from coterie.index import Index
+from coterie.types import FloatArray, IntArray
 
 SAMPLES = 5  # annotations per question (paper, section 3.1)
 LONGEST = 20  # characters of a keyword (released code)
@@ -57,8 +59,11 @@ def terms(text: str) -> list[str]:
     >>> terms("Is 37 + 58 due on 2029-11-01?")
     ['is', '00', '+', 'due', 'on', '0000-00-00', '?']
     """
-    tokens = re.findall(r"[\d][\d./:-]*\d|\d|[^\W\d_]+|[^\w\s]", text.lower())
-    return list(dict.fromkeys(re.sub(r"\d", "0", token) for token in tokens))
+    return list(dict.fromkeys(_TERM.findall(_DIGIT.sub("0", text.lower()))))
+
+
+_DIGIT = re.compile(r"\d")
+_TERM = re.compile(r"\d[\d./:-]*\d|\d|[^\W\d_]+|[^\w\s]")
 
 
 class TermAnnotator:
@@ -85,17 +90,19 @@ class TermAnnotator:
 
     def keywords(self, texts: Sequence[str]) -> list[tuple[str, ...]]:
         """Two to five keywords a text where it resembles known questions, else fewer or none."""
-        if not len(self.vectors):
+        if not len(self.vectors) or not len(texts):
             return [()] * len(texts)
-        similarity = self.encoder.encode(texts) @ self.vectors.T
-        nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :SAMPLES]
-        return [
-            self._rarest(consensus([self.known[i] for i in near if row[i] > 0]))
-            for near, row in zip(nearest, similarity, strict=True)
-        ]
-
-    def _rarest(self, keywords: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(sorted(keywords, key=lambda word: (self.frequency[word], word))[:MOST])
+        rarest = sorted(self.frequency, key=lambda word: (self.frequency[word], word))
+        words = [word for word in rarest if len(word) <= LONGEST]
+        place = {word: column for column, word in enumerate(words)}
+        known = incidence([[place[w] for w in t if w in place] for t in self.known], len(words))
+        rows, near = Index(self.vectors).nearest(self.encoder.encode(texts), SAMPLES)
+        samples = incidence([r[n > 0] for r, n in zip(rows, near, strict=True)], len(self.known))
+        counts = samples @ known  # (texts, words): in how many samples each word occurs
+        counts.sort_indices()
+        starts = zip(counts.indptr[:-1], counts.indptr[1:], strict=True)
+        pooled = (counts.indices[i:j][counts.data[i:j] > 1][:MOST] for i, j in starts)
+        return [tuple([words[column] for column in columns]) for columns in pooled]
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """What was learnt, as JSON and arrays."""
@@ -122,13 +129,21 @@ def profile(
     s between 0 and 1 adds 2 s - 1, a missing one nothing. ``scores`` is queries x experts.
     """
     column = {skill: j for j, skill in enumerate(vocabulary)}
-    incidence = np.zeros((len(keywords), len(vocabulary)))
-    for row, words in enumerate(keywords):
-        for word in words:
-            incidence[row, column[word]] += 1
+    table = incidence([[column[w] for w in words] for words in keywords], len(vocabulary)).T
     seen = ~np.isnan(scores)
     points = np.where(seen, 2 * np.nan_to_num(scores) - 1, 0.0)
-    return points.T @ incidence, seen.T.astype(float) @ incidence
+    return (table @ points).T, (table @ seen.astype(float)).T
+
+
+def incidence(columns: Sequence[Sequence[int] | IntArray], count: int) -> Any:
+    """A sparse table of how often each of ``count`` columns is named, a row a sequence."""
+    from scipy.sparse import csr_array
+
+    ends = np.cumsum([0, *map(len, columns)])
+    flat = np.fromiter(itertools.chain.from_iterable(columns), np.int64, int(ends[-1]))
+    table = csr_array((np.ones(len(flat)), flat, ends), shape=(len(columns), count))
+    table.sum_duplicates()
+    return table
 
 
 def map_skills(

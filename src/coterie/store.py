@@ -1,44 +1,65 @@
 """The journal of a run: decisions and completions in SQLite, so that a killed run resumes exactly.
 
-Every completion is committed as it comes (WAL, ``synchronous=NORMAL``: a killed process loses
-nothing, a power cut at most the last moments). Keys are (query, step, index) with the digest of
-the call; a header fingerprints everything the answers depend on. Of a failure only the fact is
-journaled: the next run asks again, and what was built on the failure is dropped.
+Keys are (query, step, index), where a query is its place in the input, with the digest of the call;
+a header fingerprints everything the answers depend on. Completions are committed in groups, in the
+order in which they came: a killed process loses at most those that came since the last ``commit``
+(``GROUP`` at most), and nothing that is kept was built on something lost. A power cut may cost a
+few moments more (WAL, ``synchronous=NORMAL``).
+
+Of a failure the text is kept for this run alone: the next run asks again, and what was built on the
+failure is dropped.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeAlias
 
 from coterie.errors import ArtifactError, CoterieError, ResumeError
-from coterie.types import Call, Completion, Decision
+from coterie.types import Call, Completion, Decision, Usage
 
-VERSION = 1
+VERSION = 2
 APPLICATION = 0x636F7465  # "cote": marks the file as ours
+GROUP = 256  # completions that are committed together at most
+COMPLETION = """
+  expert TEXT NOT NULL, text TEXT NOT NULL, prompt_tokens INTEGER, completion_tokens INTEGER,
+  cost REAL, latency REAL, finish_reason TEXT, error TEXT, estimated INTEGER, logprob REAL
+"""
 SCHEMA = f"""
 BEGIN;
 PRAGMA application_id={APPLICATION};
 PRAGMA user_version={VERSION};
 CREATE TABLE header (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE decisions (query TEXT PRIMARY KEY, decision TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE decisions (
+  query INTEGER PRIMARY KEY, id TEXT NOT NULL, decision TEXT NOT NULL
+);
 CREATE TABLE completions (
-  query TEXT, step INTEGER, place INTEGER, digest TEXT NOT NULL, completion TEXT NOT NULL,
+  query INTEGER, step INTEGER, place INTEGER, digest TEXT NOT NULL, {COMPLETION},
   PRIMARY KEY (query, step, place)
 ) WITHOUT ROWID;
 CREATE TABLE failures (
-  query TEXT, step INTEGER, place INTEGER, PRIMARY KEY (query, step, place)
+  query INTEGER, step INTEGER, place INTEGER, run INTEGER NOT NULL, {COMPLETION},
+  PRIMARY KEY (query, step, place)
 ) WITHOUT ROWID;
 """
+FIELDS = (
+    "expert, text, prompt_tokens, completion_tokens, cost, latency, finish_reason, error, "
+    "estimated, logprob"
+)
+ADD = f"INSERT INTO completions VALUES ({', '.join('?' * 14)})"
+ADD_FAILURE = f"INSERT OR REPLACE INTO failures VALUES ({', '.join('?' * 14)})"
+FIND = f"SELECT place, digest, {FIELDS} FROM completions WHERE query=? AND step=?"
+FIND_FAILED = f"SELECT place, {FIELDS} FROM failures WHERE query=? AND step=? AND run=?"
+Found: TypeAlias = list[Completion | None]
 
 
 class Journal:
-    """The journal of one run; ``:memory:`` keeps it for this process alone.
+    """The journal of one run; ``:memory:`` keeps it for this process, ``""`` in scratch space.
 
     Parameters
     ----------
@@ -52,7 +73,7 @@ class Journal:
     ResumeError
         The file belongs to a run with another header; the message names what differs.
     ArtifactError
-        The file is damaged, no journal, or made by a newer version.
+        The file is damaged, no journal, or made by another version.
     """
 
     def __init__(self, path: str | Path, header: Mapping[str, str]) -> None:
@@ -63,9 +84,18 @@ class Journal:
         try:
             with self._explained():
                 self._open(header)
+            self._uncommitted = 0
+            self.begin()
         except BaseException:
             self._db.close()
             raise
+
+    def begin(self) -> None:
+        """A new run over this journal: failures of earlier ones are to be asked again."""
+        with self._explained():
+            self.run = 1 + self._number("SELECT coalesce(max(run), 0) FROM failures")
+            self._failed = self.run > 1  # whether there are failures, of earlier runs or of this
+            self.resumed = self._failed or self.count() > 0
 
     def _open(self, header: Mapping[str, str]) -> None:
         self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
@@ -88,6 +118,9 @@ class Journal:
         if version > VERSION:
             message = f"a journal of format {version}, newer than {VERSION}; upgrade coterie"
             raise ArtifactError(message, path=self.path)
+        if version < VERSION:
+            message = f"a journal of the old format {version}; finish the run with the version of "
+            raise ArtifactError(f"{message}coterie that began it, or delete it", path=self.path)
 
     def _create(self, header: Mapping[str, str]) -> None:
         """Tables and header in one transaction, so that a kill leaves both or none."""
@@ -115,82 +148,121 @@ class Journal:
         """Turn errors of SQLite and of what it holds into ours."""
         try:
             yield
-        except (sqlite3.OperationalError, OSError) as error:
-            if "locked" in str(error):
-                raise CoterieError(f"{self.path}: another run is using this journal") from None
-            hint = "free some space or choose another place; what was journaled is kept"
-            raise CoterieError(f"{self.path}: cannot be written ({error}); {hint}") from None
-        except (sqlite3.DatabaseError, ValueError, KeyError, TypeError) as error:
-            message = f"damaged or no journal ({error}); delete it to start over"
-            raise ArtifactError(message, path=self.path) from None
+        except (sqlite3.Error, OSError, ValueError, KeyError, TypeError) as error:
+            raise self._ours(error) from None
 
-    def decisions(self) -> dict[str, Decision]:
-        """Journaled decisions by query id."""
+    def _ours(self, error: Exception) -> CoterieError:
+        if "locked" in str(error):
+            return CoterieError(f"{self.path}: another run is using this journal")
+        if isinstance(error, sqlite3.OperationalError | OSError):
+            hint = "free some space or choose another place; what was journaled is kept"
+            return CoterieError(f"{self.path}: cannot be written ({error}); {hint}")
+        message = f"damaged or no journal ({error}); delete it to start over"
+        return ArtifactError(message, path=self.path)
+
+    def decisions(self, first: int = 0, stop: int = 2**62) -> dict[int, Decision]:
+        """Journaled decisions of the queries from ``first`` to before ``stop``."""
         with self._explained():
-            rows = self._db.execute("SELECT query, decision FROM decisions").fetchall()
+            rows = self._db.execute(
+                "SELECT query, decision FROM decisions WHERE query>=? AND query<?", (first, stop)
+            )
             return {query: Decision.from_dict(json.loads(text)) for query, text in rows}
 
-    def decide(self, decisions: Mapping[str, Decision]) -> None:
-        """Journal decisions, all or none; they are not recomputed on resume."""
-        rows = [(query, json.dumps(d.to_dict())) for query, d in decisions.items()]
+    def decide(self, decisions: Iterable[tuple[int, str, Decision]]) -> None:
+        """Journal (query, its id, decision), all or none; they are not recomputed on resume."""
+        rows = ((query, id, json.dumps(d.to_dict())) for query, id, d in decisions)
+        self.commit()
         with self._explained():
             self._db.execute("BEGIN")
-            self._db.executemany("INSERT INTO decisions VALUES (?, ?)", rows)
+            self._db.executemany("INSERT INTO decisions VALUES (?, ?, ?)", rows)
             self._db.execute("COMMIT")
 
-    def find(self, query: str, step: int, calls: tuple[Call, ...]) -> list[Completion | None]:
-        """Journaled completions of one round, None where a call was not completed.
+    def find(self, query: int, step: int, calls: tuple[Call, ...], check: bool = True) -> Found:
+        """Journaled completions of one round and failures of this run, None for what is missing.
 
-        Raises ResumeError if a call is not the one that was journaled.
+        Raises ResumeError if a call is not the one that was journaled; ``check=False`` spares the
+        look where this run has looked before.
         """
-        with self._explained():
-            found = self._db.execute(
-                "SELECT place, digest, completion FROM completions WHERE query=? AND step=?",
-                (query, step),
-            ).fetchall()
-        completions: list[Completion | None] = [None] * len(calls)
-        for place, digest, text in found:
-            if place >= len(calls) or calls[place].digest() != digest:
-                raise ResumeError(
-                    f"{self.path}: query {query!r}, step {step}, call {place} is not the call that "
-                    "was journaled; the composition changed or is not deterministic"
-                )
-            with self._explained():
-                completions[place] = Completion.from_dict(json.loads(text))
-        return completions
+        found: Found = [None] * len(calls)
+        try:
+            for place, digest, *values in self._db.execute(FIND, (query, step)):
+                if place >= len(calls) or (check and calls[place].digest() != digest):
+                    raise ResumeError(
+                        f"{self.path}: query {query + 1}, step {step}, call {place} is not the "
+                        "call that was journaled; the composition changed or is not deterministic"
+                    )
+                found[place] = _completion(*values)
+            if self._failed:
+                for place, *values in self._db.execute(FIND_FAILED, (query, step, self.run)):
+                    found[place] = _completion(*values)
+        except (sqlite3.Error, ValueError, TypeError) as error:
+            raise self._ours(error) from None
+        return found
 
-    def add(self, query: str, step: int, place: int, call: Call, completion: Completion) -> None:
-        """Journal one completion; it is safe from a kill when this returns.
+    def add(self, query: int, step: int, place: int, call: Call, completion: Completion) -> None:
+        """Journal one completion; it is safe from a kill after the next ``commit``.
 
         Later rounds of the query were built on a failure of this call, if there are any: they are
         dropped. (Where it fails again they still stand, and nothing is asked twice.)
         """
-        text = json.dumps(completion.to_dict())  # ASCII: half a surrogate pair would not be UTF-8
-        with self._explained():
-            self._db.execute("BEGIN")
-            self._db.execute("DELETE FROM completions WHERE query=? AND step>?", (query, step))
-            self._db.execute(
-                "INSERT INTO completions VALUES (?, ?, ?, ?, ?)",
-                (query, step, place, call.digest(), text),
-            )
-            self._db.execute("COMMIT")
+        row = (query, step, place, call.digest(), *_values(completion))
+        try:
+            self._begin()
+            if self._failed:
+                self._db.execute("DELETE FROM completions WHERE query=? AND step>?", (query, step))
+            self._insert(ADD, row)
+            if self._uncommitted >= GROUP:
+                self.commit()
+        except (sqlite3.Error, OSError) as error:
+            raise self._ours(error) from None
 
-    def add_failure(self, query: str, step: int, place: int) -> bool:
+    def add_failure(self, query: int, step: int, place: int, completion: Completion) -> bool:
         """Journal that a call failed; False where it failed in an earlier run already."""
         with self._explained():
-            cursor = self._db.execute(
-                "INSERT OR IGNORE INTO failures VALUES (?, ?, ?)", (query, step, place)
-            )
-        return cursor.rowcount == 1
+            self._begin()
+            key = (query, step, place)
+            known = self._db.execute(
+                "SELECT 1 FROM failures WHERE query=? AND step=? AND place=?", key
+            ).fetchone()
+            self._insert(ADD_FAILURE, (*key, self.run, *_values(completion)))
+        self._failed = True
+        return known is None
+
+    def _begin(self) -> None:
+        if not self._uncommitted:
+            self._db.execute("BEGIN")
+        self._uncommitted += 1
+
+    def _insert(self, statement: str, row: tuple[Any, ...]) -> None:
+        try:
+            self._db.execute(statement, row)
+        except UnicodeEncodeError:  # half a surrogate pair is not UTF-8
+            self._db.execute(statement, (*row[:4], *map(_as_bytes, row[4:])))
+
+    def commit(self) -> None:
+        """Make everything so far safe from a kill."""
+        if self._uncommitted:
+            self._uncommitted = 0
+            with self._explained():
+                self._db.execute("COMMIT")
 
     def count(self) -> int:
         """How many completions are journaled."""
         with self._explained():
             return self._number("SELECT count(*) FROM completions")
 
+    def totals(self) -> tuple[int, float]:
+        """How many completions are journaled, and what they cost together."""
+        with self._explained():
+            row = self._db.execute("SELECT count(*), total(cost) FROM completions").fetchone()
+        return int(row[0]), float(row[1])
+
     def close(self) -> None:
-        """Close the file; the journal can be opened again."""
-        self._db.close()
+        """Commit and close the file; the journal can be opened again."""
+        try:
+            self.commit()
+        finally:
+            self._db.close()
 
     def __enter__(self) -> Self:
         return self
@@ -202,3 +274,30 @@ class Journal:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _values(completion: Completion) -> tuple[Any, ...]:
+    c, usage = completion, completion.usage
+    tokens = usage.prompt_tokens, usage.completion_tokens
+    ending = c.finish_reason, c.error, c.estimated, c.logprob
+    return (c.expert, c.text, *tokens, c.cost, c.latency, *ending)
+
+
+def _completion(
+    expert: Any, text: Any, prompt: int, made: int, cost: float, latency: float, *ending: Any
+) -> Completion:
+    finish_reason, error, estimated, logprob = ending
+    if not isinstance(text, str):
+        expert, text, finish_reason, error = map(_as_text, (expert, text, finish_reason, error))
+    usage, marked = Usage(int(prompt), int(made)), bool(estimated)
+    return Completion(
+        expert, text, usage, float(cost), float(latency), finish_reason, error, marked, logprob
+    )
+
+
+def _as_bytes(value: Any) -> Any:
+    return value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
+
+
+def _as_text(value: bytes | None) -> Any:
+    return None if value is None else str(value, "utf-8", "surrogatepass")

@@ -135,6 +135,58 @@ def check_loads_and_unloads_twice(make: MakeExpert) -> None:
     assert completion.error is None, completion.error
 
 
+def check_passes_through_every_tier(make: MakeExpert) -> None:
+    """From disk to host memory, to the device and back in any order, and it still answers."""
+
+    async def travel(expert: Expert) -> Completion:
+        await expert.unload(keep=True)
+        await expert.prefetch()
+        await expert.unload()
+        for keep in (True, False, True):
+            await expert.load()
+            await expert.prefetch()
+            await expert.unload(keep=keep)
+        return await expert.complete(ask(expert))
+
+    _, completion = _run(make, travel)
+    assert completion.error is None, completion.error
+
+
+def check_unloading_waits_for_running_calls(make: MakeExpert) -> None:
+    """A call under way is answered although the expert is unloaded meanwhile."""
+
+    async def interrupt(expert: Expert) -> Completion:
+        await expert.load()
+        running = asyncio.ensure_future(expert.complete(ask(expert)))
+        await asyncio.sleep(0.01)
+        await expert.unload()
+        return await running
+
+    _, completion = _run(make, interrupt)
+    assert completion.error is None, completion.error
+
+
+def check_names_its_backend(make: MakeExpert) -> None:
+    """Backend is a name, and equal for two experts made alike."""
+    backends = [make().backend for _ in range(2)]
+    assert all(isinstance(backend, str) and backend for backend in backends), backends
+    assert backends[0] == backends[1], f"two backends for one setting: {backends}"
+
+
+def check_measures_what_it_takes(make: MakeExpert) -> None:
+    """Nothing is measured before the first load; afterwards ``measured`` is what was."""
+
+    async def measure(expert: Expert) -> tuple[int, int, int]:
+        before = expert.measured
+        await expert.load()
+        return before, await expert.footprint(), expert.measured
+
+    _, (before, footprint, measured) = _run(make, measure)
+    assert before == 0, f"{before} bytes were measured before the first load"
+    assert footprint >= 0, f"a footprint of {footprint} bytes"
+    assert footprint == measured, f"measured {measured} bytes, footprint {footprint}"
+
+
 def check_closes_twice(make: MakeExpert) -> None:
     """Closing an expert that was never used, or twice, is harmless."""
     _run(make, lambda expert: expert.close())
@@ -184,6 +236,10 @@ EXPERT_CHECKS: tuple[Callable[[MakeExpert], None], ...] = (
     check_streams_what_it_completes,
     check_survives_an_abandoned_stream,
     check_loads_and_unloads_twice,
+    check_passes_through_every_tier,
+    check_unloading_waits_for_running_calls,
+    check_names_its_backend,
+    check_measures_what_it_takes,
     check_closes_twice,
     check_fills_its_slots,
     check_repeats_itself,

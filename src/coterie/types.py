@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -15,6 +15,8 @@ FloatArray: TypeAlias = NDArray[np.floating[Any]]
 IntArray: TypeAlias = NDArray[np.integer[Any]]
 Message: TypeAlias = Mapping[str, Any]  # {"role": ..., "content": ...}, as the OpenAI API has it
 Seed: TypeAlias = int
+_quoted = json.encoder.encode_basestring_ascii
+_canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
 Purpose: TypeAlias = Literal["answer", "aggregate", "annotate", "judge", "route"]
 
 
@@ -24,8 +26,13 @@ def derive_seed(*parts: object) -> Seed:
     >>> derive_seed(0, "q1") == derive_seed(0, "q1") != derive_seed(1, "q1")
     True
     """
-    text = json.dumps([str(part) for part in parts])
+    text = f"[{', '.join([_quoted(str(part)) for part in parts])}]"  # JSON, at a third of the time
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass as they are: ``asdict`` copies deeply, at ten times the cost."""
+    return {name: getattr(value, name) for name in value.__slots__}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +81,7 @@ class Call:
     def digest(self) -> str:
         """A short hash of everything in the call, equal for equal calls."""
         content = [self.expert, [dict(m) for m in self.messages], self.purpose, dict(self.options)]
-        text = json.dumps(content, sort_keys=True, ensure_ascii=False)
+        text = _canonical(content)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
@@ -122,7 +129,7 @@ class Completion:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers for JSON."""
-        return asdict(self)
+        return {**_fields(self), "usage": _fields(self.usage)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Completion:
@@ -184,7 +191,7 @@ class Decision:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers for JSON."""
-        return asdict(self)
+        return _fields(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Decision:

@@ -65,7 +65,7 @@ class Fake(Expert):
             self.world.enter(self.name)
         await self._wait()
 
-    async def unload(self) -> None:
+    async def unload(self, keep: bool = False) -> None:
         if self.busy:
             self.world.faults.append(f"{self.name} was unloaded at work")
         await self._wait()

@@ -156,12 +156,41 @@ def test_any_flow_is_the_same_for_every_driver(flow: Composition, capacity: int,
     assert streaming(queries, decisions, flow, experts) == replayed
 
 
+@settings(max_examples=60, deadline=None)
+@given(flows(), st.integers(1, 4), st.integers(2, 9))
+def test_a_flow_that_is_dropped_and_run_again_is_the_same(
+    flow: Composition, window: int, failing: int
+) -> None:
+    experts = unreliable(failing, 100, World())
+    queries, decisions = questions(6), [decision(*NAMES)] * 6
+    with patch("coterie.drivers.batch.PATIENCE", 1000):
+        whole = batch(queries, decisions, flow, experts)
+        job = answer_all(queries, decisions, flow, experts, window=window)
+        dropped = asyncio.run(job)
+    assert dropped.answers == whole.answers
+    assert dropped.progress.calls == whole.progress.calls
+
+
+def unreliable(failing: int, size: int, world: World) -> dict[str, Expert]:
+    """Experts of which each fails on about one call in ``failing``."""
+
+    def reply(call: Call) -> str | None:
+        number = derive_seed(call.digest())
+        return None if number % failing == 0 else f"{call.expert} {number % 3}"
+
+    return {name: Fake(name, world, reply, size=size, slots=3) for name in NAMES}
+
+
 class KilledError(Exception):
     """The run was killed."""
 
 
 def run_until(
-    calls: int, queries: Sequence[Query], flow: Composition, experts: dict[str, Fake], path: Path
+    calls: int,
+    queries: Sequence[Query],
+    flow: Composition,
+    experts: Mapping[str, Expert],
+    path: Path,
 ) -> tuple[Answer, ...]:
     """A run over the journal at ``path`` that is cut short after so many calls."""
 
@@ -181,13 +210,7 @@ def test_any_flow_is_the_same_however_often_it_is_killed(
     flow: Composition, kills: list[int], failing: int, in_memory: bool
 ) -> None:
     world = World()
-
-    def reply(call: Call) -> str | None:
-        number = derive_seed(call.digest())
-        return None if number % failing == 0 else f"{call.expert} {number % 3}"
-
-    size = 100 if in_memory else 0
-    experts = {name: Fake(name, world, reply, size=size, slots=3) for name in NAMES}
+    experts = unreliable(failing, 100 if in_memory else 0, world)
     queries, decisions = questions(6), [decision(*NAMES)] * 6
     with patch("coterie.drivers.batch.PATIENCE", 1000), tempfile.TemporaryDirectory() as folder:
         unbroken = batch(queries, decisions, flow, experts).answers

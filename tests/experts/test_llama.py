@@ -3,6 +3,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,6 +47,22 @@ def test_an_answer_can_be_cut_short(engine: LlamaEngine) -> None:
 
 def test_a_grammar_bounds_the_answer(engine: LlamaEngine) -> None:
     assert ask(engine, "Is it?", grammar='root ::= ("yes"|"no")')["text"] in {"yes", "no"}
+
+
+@pytest.mark.parametrize("choices", ["ABCD", ["yes", "no"], ['a\n"b"', "c\\d\t"], "ÄÖ"])
+def test_choices_leave_exactly_one_of_them(engine: LlamaEngine, choices: Any) -> None:
+    answers = {
+        ask(engine, f"What is {i} plus 5?", choices=choices, temperature=2, seed=i)["text"]
+        for i in range(12)
+    }
+    assert answers <= set(choices)
+    assert len(answers) == 2 or choices == "ABCD"
+
+
+@pytest.mark.parametrize("choices", ["", [], 3, ["A", 3], ["A", ""], {"A": 1}])
+def test_choices_that_are_none_are_refused(engine: LlamaEngine, choices: Any) -> None:
+    with pytest.raises(ExpertError, match="choices: expected"):
+        ask(engine, "Which?", choices=choices)
 
 
 def test_a_schema_makes_the_answer_json(engine: LlamaEngine) -> None:

@@ -1,14 +1,19 @@
 import asyncio
+import ctypes
 import gc
+import mmap
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
 import pytest
 
 import coterie
@@ -16,6 +21,7 @@ from coterie.errors import ExpertError
 from coterie.experts.base import Price
 from coterie.experts.hosts import WORKERS, Worker
 from coterie.experts.local import LocalExpert
+from coterie.experts.pages import drop
 from coterie.testing import ask
 from coterie.types import Completion
 
@@ -59,6 +65,129 @@ def test_options_of_the_call_precede_those_of_the_expert() -> None:
     expert = LocalExpert("add", ADD, options={"max_tokens": 1, "grammar": 'root ::= "no" "pe"*'})
     completion = with_expert(expert, lambda e: e.complete(ask(e, max_tokens=2)))
     assert completion.text == "no"
+
+
+def test_choices_bind_answers_and_nothing_else() -> None:
+    async def use(expert: LocalExpert) -> list[str]:
+        calls = [ask(expert, choices="ABCD"), replace(ask(expert, choices="ABCD"), purpose="judge")]
+        return [(await expert.complete(call)).text for call in calls]
+
+    answer, judgement = with_expert(LocalExpert("add", ADD), use)
+    assert answer in {"A", "B", "C", "D"}
+    assert "=>" in judgement
+
+
+def test_its_footprint_is_what_loading_adds_to_the_child() -> None:
+    async def use(expert: LocalExpert) -> tuple[int, int, int]:
+        assert (expert.measured, await expert.footprint()) == (0, 0)
+        await expert.load()
+        return expert.measured, await expert.footprint(), child_memory()
+
+    measured, footprint, child = with_expert(LocalExpert("add", ADD), use)
+    assert ADD.stat().st_size < measured <= footprint < child
+
+
+def test_memory_stays_flat_over_switches() -> None:
+    async def main() -> list[int]:
+        seen = []
+        experts = [
+            LocalExpert(name, EXPERTS / f"{name}-expert.gguf", context=384, slots=2)
+            for name in ("add", "sort", "unit")
+        ]
+        for number in range(60):
+            expert = experts[number % 3]
+            assert (await expert.complete(ask(expert, max_tokens=4))).error is None
+            await expert.unload(keep=True)
+            seen.append(child_memory())
+        for expert in experts:
+            await expert.close()
+        return seen
+
+    seen = asyncio.run(main())
+    assert max(seen[-10:]) - max(seen[:10]) < 6_000_000
+
+
+def child_memory() -> int:
+    """Resident bytes of our only child."""
+    (child,) = children()
+    return int(psutil.Process(child).memory_info().rss)
+
+
+def cached(path: Path) -> float:
+    """The share of a file that is in the page cache, without touching it."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("mincore is not the same everywhere")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as view:
+        pages = bytearray(-(-len(view) // mmap.PAGESIZE))
+        first = ctypes.c_char.from_buffer(view)
+        address = ctypes.c_void_p(ctypes.addressof(first))
+        vector = ctypes.c_char.from_buffer(pages)
+        failed = ctypes.CDLL(None).mincore(
+            address, ctypes.c_size_t(len(view)), ctypes.byref(vector)
+        )
+        del first, vector
+    assert not failed
+    return sum(page & 1 for page in pages) / len(pages)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A copy of the weights that is on disk and not in the page cache."""
+    path = tmp_path / "copy.gguf"
+    with path.open("wb") as file:
+        file.write(ADD.read_bytes())
+        file.flush()
+        os.fsync(file.fileno())
+    drop(path)
+    if cached(path):
+        pytest.skip("this file system does not drop files from the page cache")
+    return path
+
+
+def test_prefetching_brings_the_file_to_memory_and_unloading_gives_it_back(weights: Path) -> None:
+    async def use(expert: LocalExpert) -> list[float]:
+        seen = [cached(weights)]
+        steps = (expert.prefetch, expert.load, partial(expert.unload, keep=True), expert.unload)
+        for step in steps:
+            await step()
+            seen.append(cached(weights))
+        return seen
+
+    expert = LocalExpert("add", weights)
+    assert with_expert(expert, use) == [0, 1, 1, 1, 0]
+
+
+def test_a_file_that_another_expert_uses_stays_in_memory(weights: Path) -> None:
+    async def use(first: LocalExpert) -> list[float]:
+        second, seen = LocalExpert("second", weights), []
+        await first.load()
+        await second.prefetch()
+        for expert in (first, second):
+            await expert.unload()
+            seen.append(cached(weights))
+        return seen
+
+    assert with_expert(LocalExpert("first", weights), use) == [1, 0]
+
+
+def test_closing_leaves_the_file_to_the_next_process(weights: Path) -> None:
+    with_expert(LocalExpert("add", weights), lambda e: e.load())
+    assert cached(weights) == 1
+
+
+def test_a_platform_without_advice_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "posix_fadvise", raising=False)
+
+    async def use(expert: LocalExpert) -> Completion:
+        await expert.load()
+        await expert.unload()
+        return await expert.complete(ask(expert))
+
+    assert with_expert(LocalExpert("add", ADD), use).error is None
+
+
+def test_prefetching_a_file_that_is_not_there_is_left_to_loading() -> None:
+    with_expert(LocalExpert("add", "nowhere.gguf"), lambda e: e.prefetch())
 
 
 def test_its_size_is_that_of_the_file() -> None:

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,7 @@ from aiohttp import web
 import coterie
 from coterie.experts.base import Price
 from coterie.experts.hosts import Worker
-from coterie.experts.openai import OpenAIExpert, _seconds
+from coterie.experts.openai import FIRST_DELAY, OpenAIExpert, _seconds, delay
 from coterie.testing import ask
 from coterie.types import Completion, Usage
 
@@ -174,6 +175,73 @@ def test_what_may_pass_is_tried_again(status: int) -> None:
     busy = (status, {"error": {"message": "busy"}})
     handler = answering(busy, busy, (200, ANSWER), headers={"Retry-After": "0"})
     assert complete(handler).text == "hello there"
+
+
+def test_repetitions_are_spread_over_a_bound_that_doubles() -> None:
+    delays = [[delay(attempt) for _ in range(200)] for attempt in range(4)]
+    for attempt, drawn in enumerate(delays):
+        bound = FIRST_DELAY * 2**attempt
+        assert 0 <= min(drawn) < 0.1 * bound
+        assert 0.9 * bound < max(drawn) <= bound
+    assert delay(50, draw=lambda: 1.0) == 30
+
+
+def test_nobody_comes_back_before_retry_after() -> None:
+    delays = [delay(0, after=20) for _ in range(50)]
+    assert min(delays) >= 20
+    assert len(set(delays)) > 40
+
+
+def test_retry_after_is_waited_for() -> None:
+    handler = answering((429, {}), (200, ANSWER), headers={"Retry-After": "0.3"})
+    completion = complete(handler)
+    assert (completion.error, completion.latency > 0.3) == (None, True)
+
+
+def test_requests_keep_to_the_rate_limit() -> None:
+    arrivals: list[float] = []
+
+    async def handler(_: web.Request) -> web.StreamResponse:
+        arrivals.append(time.monotonic())
+        return web.json_response({}, status=500 if len(arrivals) == 1 else 200)
+
+    async def main() -> list[Completion]:
+        async with server(handler) as url:
+            expert = OpenAIExpert("far", url, "m", requests_per_minute=2)
+            expert._limit.requests.period = 0.4
+            completions = await asyncio.gather(*(expert.complete(ask(expert)) for _ in range(4)))
+            await expert.close()
+            return completions
+
+    completions = asyncio.run(main())
+    assert len(arrivals) == 5  # the repetition counts
+    assert all(b - a > 0.39 for a, b in zip(arrivals, arrivals[2:], strict=False))
+    assert max(completion.latency for completion in completions) < 0.75  # without the waiting
+
+
+def test_tokens_are_counted_as_the_server_reports_them() -> None:
+    usage = {"prompt_tokens": 60, "completion_tokens": 40}
+
+    async def main() -> list[int]:
+        async with server(answering(*[(200, {**ANSWER, "usage": usage})] * 2)) as url:
+            expert = OpenAIExpert("far", url, "m", tokens_per_minute=1000)
+            await expert.complete(ask(expert, max_tokens=800))
+            await expert.complete(ask(expert, max_tokens=800))
+            await expert.close()
+            return [entry.amount for entry in expert._limit.tokens._entries]
+
+    assert asyncio.run(main()) == [100, 100]
+
+
+def test_choices_are_not_sent() -> None:
+    seen: list[Any] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        seen.append(await request.json())
+        return web.json_response(ANSWER)
+
+    complete(handler, options={"choices": "AB"})
+    assert "choices" not in seen[0]
 
 
 def test_what_does_not_pass_is_told_with_status_and_message() -> None:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from coterie.errors import InputError
-from coterie.routers.factorization import Factorization, battles, fit_link
+from coterie.routers.ensembles import fit_link
+from coterie.routers.factorization import Factorization, battles
 from coterie.testing import make_records, with_quality
 from coterie.types import FloatArray
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from coterie.errors import InputError
+from coterie.routers.ensembles import inputs
+from coterie.routers.gradient import distinct
 from coterie.routers.irt import IRT, _Items, responses
-from coterie.routers.mlp import inputs
 from coterie.testing import make_records, with_quality
 from coterie.types import FloatArray, Query
 
@@ -39,14 +40,14 @@ def loss(logits: FloatArray, quality: FloatArray) -> float:
 def test_the_gradient_is_the_slope_of_the_cross_entropy(key: str) -> None:
     generator = np.random.default_rng(0)
     quality = generator.uniform(size=(8, 3)).astype(np.float32)
-    items = _Items(inputs(generator.normal(size=(8, 4))), quality, np.ones(3, np.float32), 2)
+    items = _Items(inputs(generator.normal(size=(8, 4))), distinct(quality), 2)
     weights = items.start(generator)
     slope = items.slope(weights, np.arange(8), generator)[key][1, 0]
     sides = []
     for change in (1e-2, -1e-2):
         moved = {k: v.astype(float) for k, v in weights.items()}
         moved[key][1, 0] += change
-        sides.append(loss(responses(moved, items.inputs), quality))
+        sides.append(loss(responses(moved, items.inputs), items.quality))
     assert slope == pytest.approx((sides[0] - sides[1]) / 2e-2, abs=1e-3)
 
 

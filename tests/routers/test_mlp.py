@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from coterie.errors import InputError
+from coterie.routers.ensembles import inputs
 from coterie.routers.gradient import distinct, residual, routing_score
-from coterie.routers.mlp import MLP, _Network, inputs, logits
+from coterie.routers.mlp import MLP, _Network, logits
 from coterie.testing import make_records, with_quality
 from coterie.types import FloatArray
 
@@ -29,7 +30,7 @@ def test_the_gradient_is_the_slope_of_the_masked_cross_entropy() -> None:
     quality = generator.uniform(size=(8, 3)).astype(np.float32)
     quality[2:5, 1] = np.nan
     vectors = inputs(generator.normal(size=(8, 4)))
-    network = _Network(vectors, quality, np.ones(3, np.float32), MLP(hidden=5, dropout=0.0))
+    network = _Network(vectors, distinct(quality), MLP(hidden=5, dropout=0.0))
     weights = network.start(generator)
     weights["heads"] = generator.normal(size=(6, 3)).astype(np.float32)
     slopes = network.slope(weights, np.arange(8), generator)
@@ -38,7 +39,7 @@ def test_the_gradient_is_the_slope_of_the_masked_cross_entropy() -> None:
         for change in (1e-2, -1e-2):
             moved = {k: v.astype(float) for k, v in weights.items()}
             moved[key][place] += change
-            sides.append(loss(logits(moved, vectors), quality))
+            sides.append(loss(logits(moved, vectors), network.quality))
         assert slopes[key][place] == pytest.approx((sides[0] - sides[1]) / 2e-2, abs=1e-3)
 
 

@@ -9,7 +9,8 @@ from coterie.errors import InputError
 from coterie.records import Records
 from coterie.routers import ranking
 from coterie.routers.base import Router
-from coterie.routers.preference import P2L, BradleyTerry, Elo, SimilarityWeighted, _folds_by_text
+from coterie.routers.preference import BradleyTerry, Elo
+from coterie.routers.preference_by_text import P2L, SimilarityWeighted, _folds_by_text
 from coterie.testing import make_records, with_quality
 from coterie.types import FloatArray, Query
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from coterie.errors import InputError
-from coterie.metrics.routereval import classification_bias
+from coterie.metrics.routereval import classification_bias, mu
 from coterie.routers.routereval import (
     Baseline,
     RouterEvalCluster,
@@ -152,7 +152,7 @@ def test_nothing_to_average_is_refused(router: Baseline, field: str) -> None:
 
 def test_chances_of_neighbours_have_the_published_entropy() -> None:
     assert MEANS.argmax(axis=1).tolist() == [0, 1, 0, 0]
-    assert SCORES[range(4), MEANS.argmax(axis=1)].mean() == 0.75
+    assert mu(SCORES, MEANS.argmax(axis=1)) == 0.75
     assert classification_bias(softmax_chances(MEANS)) == pytest.approx(1.537208, abs=1e-6)
 
 

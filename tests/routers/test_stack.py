@@ -6,7 +6,7 @@ import pytest
 from coterie.errors import InputError
 from coterie.records import Records
 from coterie.routers.base import load_router
-from coterie.routers.stack import BEST_SINGLE, COMBINATION, CategoryStack, Stack, combine
+from coterie.routers.stack import BEST_SINGLE, COMBINATION, CategoryStack, Stack, best_of, combine
 from coterie.testing import make_records, with_quality
 from coterie.types import FloatArray
 
@@ -41,6 +41,16 @@ def test_what_each_candidate_gains_is_kept_with_its_standard_error() -> None:
     assert set(gains) == {BEST_SINGLE, *QUICK, COMBINATION}
     assert gains[BEST_SINGLE] == [0.0, 0.0]
     assert all(gain > 0.3 and error > 0 for gain, error in map(gains.get, QUICK))  # type: ignore
+
+
+def test_the_best_of_many_candidates_without_merit_passes_as_rarely_as_one() -> None:
+    errors = np.random.default_rng(0).normal(size=(4000, 5)).max(axis=1)
+    assert (errors > 2).mean() > 0.1
+    assert abs((errors > best_of(5, 2.0)).mean() - 0.0228) < 0.005
+
+
+def test_a_bound_that_asks_for_nothing_or_for_the_impossible_stays_what_it_is() -> None:
+    assert [best_of(5, errors) for errors in (-np.inf, 0.0, 50.0)] == [-np.inf, 0.0, 50.0]
 
 
 def test_a_stack_of_few_records_is_the_best_single_expert() -> None:

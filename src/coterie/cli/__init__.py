@@ -7,6 +7,7 @@ import coterie.cli.records
 import coterie.cli.judging
 import coterie.cli.selecting
 import coterie.cli.scaling
+import coterie.cli.simulating
 from coterie.cli.base import app, main
 
 __all__ = ["app", "main"]

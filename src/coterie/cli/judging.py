@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,11 +12,9 @@ import typer
 from coterie.cli.base import SeedOption, app
 
 if TYPE_CHECKING:
-    from coterie.holdouts import Transfer
-    from coterie.newcomers import ColdStart
     from coterie.panel import Entrant, Panel
     from coterie.panel.trials import Report
-    from coterie.perturbations import Robustness
+    from coterie.panel_report import HeldOut
 
 
 @app.command()
@@ -91,9 +89,9 @@ def evaluate(
             tolerant=routers.strip() == "all",
             report=report,
         )
-        html = None if to_report is None else _report(panel, entrants, report)
         asked = {"transfer": transfer, "cold_start": cold_start, "robustness": robustness}
         more = _held_out(panel, entrants, [name for name, on in asked.items() if on], report)
+        html = None if to_report is None else _report(panel, entrants, more.values(), report)
     document = panel.to_dict(group_by) | {name: each.to_dict() for name, each in more.items()}
     facts = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
     if to_json is not None and to_json != "-":
@@ -111,13 +109,13 @@ def evaluate(
 
 def _held_out(
     panel: Panel, entrants: Sequence[Entrant], wanted: Sequence[str], report: Report
-) -> dict[str, Transfer | ColdStart | Robustness]:
+) -> dict[str, HeldOut]:
     """What else is wanted, by its key in the JSON document."""
     from coterie.holdouts import transfer
     from coterie.newcomers import cold_start
     from coterie.perturbations import robustness
 
-    judges: dict[str, Callable[..., Transfer | ColdStart | Robustness]]
+    judges: dict[str, Callable[..., HeldOut]]
     judges = {"transfer": transfer, "cold_start": cold_start, "robustness": robustness}
     return {name: judges[name](panel, entrants, report=report) for name in wanted}
 
@@ -139,14 +137,16 @@ def _check_report(report: str | None, records: str, to_json: str | None) -> None
         raise CoterieError(f"{report} is the file of --json too; choose another --report")
 
 
-def _report(panel: Panel, entrants: Sequence[Entrant], report: Report) -> str:
+def _report(
+    panel: Panel, entrants: Sequence[Entrant], more: Iterable[HeldOut], report: Report
+) -> str:
     """The page, with the default's learning curve where there is a default."""
     from coterie import panel_report
     from coterie.learning import halving_curve
 
     default = next((entrant for entrant in entrants if entrant.name == panel.default), None)
     learned = None if default is None else halving_curve(panel, default, report)
-    return panel_report.render(panel, learned)
+    return panel_report.render(panel, learned, more)
 
 
 @contextmanager

@@ -25,7 +25,11 @@ app.add_typer(records_app, name="records")
 
 FolderArgument = Annotated[Path, typer.Argument(help="Folder of records.", metavar="FOLDER")]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for the records.")]
-StrictOption = Annotated[bool, typer.Option("--strict", help="Exit with 1 on any finding.")]
+StrictOption = Annotated[bool, typer.Option("--strict", help="Exit with 1 on any serious finding.")]
+MapOption = Annotated[
+    list[str] | None,
+    typer.Option(help="FIELD=COLUMN, where a table names its columns otherwise; repeat it."),
+]
 
 
 @records_app.command("import")
@@ -35,19 +39,17 @@ def import_records(
     format: Annotated[
         str | None, typer.Option(help="What SOURCE is; by default it is detected.")
     ] = None,
-    map: Annotated[
-        list[str] | None,
-        typer.Option(help="FIELD=COLUMN, where a table names its columns otherwise; repeat it."),
-    ] = None,
+    map: MapOption = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse on any finding of lint.")
+        bool, typer.Option("--strict", help="Refuse on any serious finding of lint.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Read outcomes in any known format, check them, and write them as a folder of records.
 
     What lint finds is printed on every import, with questions that leak across the source's own
-    split; with --strict nothing is written where it finds anything.
+    split. With --strict nothing is written where a finding is serious: misaligned, leak,
+    duplicates, no text, constant experts.
 
     Example: coterie records import results.csv -o records --map text=question
     """
@@ -58,9 +60,8 @@ def import_records(
     name = format or formats.detect(source)
     records = formats.read_records(source, name, columns or None)
     parts = formats.read_split(source, name, columns or None)
-    split = [parts[q.id] for q in records.queries if q.id in parts]
-    findings = lint(records, split if len(split) == len(records) else None)
-    refused = strict and bool(findings)
+    findings = lint(records, [parts.get(query.id) for query in records.queries])
+    refused = strict and serious(findings)
     if not refused:
         records.write(output)
     facts = {
@@ -79,7 +80,7 @@ def import_records(
         lines.append(f"records: {output}; next: coterie records describe {output}")
     show(facts, as_json, "\n".join(lines))
     if refused:
-        raise CoterieError(f"--strict refuses {len(findings)} findings of lint; nothing is written")
+        raise CoterieError(f"--strict refuses {', '.join(refused)}; nothing is written")
 
 
 @records_app.command()
@@ -102,20 +103,36 @@ def describe(folder: FolderArgument, as_json: JsonOption = False) -> None:
 
 @records_app.command("lint")
 def lint_records(
-    folder: FolderArgument, strict: StrictOption = False, as_json: JsonOption = False
+    folder: FolderArgument,
+    split: Annotated[
+        Path | None,
+        typer.Option(help="File with the split of each question: a table with id and split."),
+    ] = None,
+    map: MapOption = None,
+    strict: StrictOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Check records for what makes judging routers on them misleading.
 
-    Example: coterie records lint records --strict
+    With --split also questions that stand, the same or nearly, in several splits; any format that
+    marks a split will do. With --strict serious findings exit with 1: misaligned, leak, duplicates,
+    no text, constant experts.
+
+    Example: coterie records lint records --split folds.csv --strict
     """
     from coterie.lint import lint
     from coterie.records import Records
 
-    findings = lint(Records.read(folder, texts=False))
+    columns = columns_of(map or ())
+    if columns and split is None:
+        raise CoterieError("--map names columns of the file of --split; give that too")
+    records = Records.read(folder, texts=False)
+    parts = None if split is None else _split_of(records, split, columns)
+    findings = lint(records, parts)
     facts = {"schema": 1, "findings": [_plain(finding) for finding in findings]}
     show(facts, as_json, "\n".join(_finding_lines(findings)))
-    if strict and findings:
-        raise CoterieError(f"{folder}: {len(findings)} findings")
+    if strict and (refused := serious(findings)):
+        raise CoterieError(f"{folder}: --strict refuses {', '.join(refused)}")
 
 
 @records_app.command()
@@ -241,6 +258,31 @@ def columns_of(pairs: Sequence[str]) -> dict[str, str]:
             raise CoterieError(f"--map {pair!r}: {field!r} is already {columns[field]!r}")
         columns[field] = column
     return columns
+
+
+def serious(findings: Sequence[Finding]) -> list[str]:
+    """The checks whose findings forbid to trust results on the records."""
+    from coterie.lint import SERIOUS
+
+    return [finding.check for finding in findings if finding.check in SERIOUS]
+
+
+def _split_of(records: Records, path: Path, columns: dict[str, str]) -> list[str | None]:
+    """The split of each question, None where the file says nothing of it.
+
+    Raises CoterieError where the file marks no split, or those of other questions only.
+    """
+    from coterie.formats import read_split
+
+    parts = read_split(path, columns=columns or None)
+    if not parts:
+        hint = "expected a table with the columns id and split; --map split=COLUMN names another"
+        raise CoterieError(f"{path}: marks no split; {hint}")
+    found = [parts.get(query.id) for query in records.queries]
+    if not any(found):
+        some = ", ".join(repr(id) for id in list(parts)[:3])
+        raise CoterieError(f"{path}: no question of the records is in it; its ids are {some}, ...")
+    return found
 
 
 def observed(records: Records) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from coterie.config import Config
     from coterie.pool import Pool
     from coterie.routers.base import Router
+    from coterie.types import Query
 
 
 @app.command()
@@ -72,6 +75,8 @@ def profile(
 
     Example: coterie profile embedded questions.jsonl -o records
     """
+    from dataclasses import replace
+
     from coterie.aggregator_benchmark import aggregator_accuracy
     from coterie.aggregators import ByExpert
     from coterie.config import read_config
@@ -88,7 +93,8 @@ def profile(
 
     async def job() -> Any:
         try:
-            known = await _annotated(made, asked, annotator, seed, console, kept)
+            queries = await _annotated(made, asked.queries, annotator, seed, console, kept)
+            known = replace(asked, queries=queries)
             total = len(known) * len(made.experts)
             with console.phase("profile", total) as report:
                 records = await profile_questions(
@@ -133,29 +139,27 @@ def fit(
     records: Annotated[Path, typer.Argument(help="Folder written by 'coterie profile'.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the fitted router.")],
     router: Annotated[
-        str, typer.Option(help="skills, knn, linear, ..., or module:Attr.")
-    ] = "skills",
+        str | None,
+        typer.Option(
+            help="One router, like knn, 'knn(k=50)' or module:Attr; by default stack, or skills "
+            "where the records have an annotator's skills."
+        ),
+    ] = None,
     encoder: Annotated[str | None, typer.Option(help="static or lexical.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Learn a router from records.
 
-    Example: coterie fit records -o router --router skills
+    Example: coterie fit records -o router --router 'knn(k=50)'
     """
-    from coterie import plugins
-    from coterie.config import check_keys
     from coterie.records import Records
 
-    kind = plugins.load("routers", router, allow_import=True)
-    settings: dict[str, Any] = {"encoder": encoder} if encoder else {}
+    _maker(router, encoder, ())  # a mistake shows before the records are read
     data = Records.read(records)
-    tagged = router == "skills" and any(q.tags for q in data.queries)
-    if tagged:
-        settings["annotator"] = "tags"
-    check_keys(kind, settings, None, f"router {router}")
-    fitted: Router = kind(**settings).fit(data)
+    make, tagged = _maker(router, encoder, data.queries)
+    fitted = make().fit(data)
     fitted.save(output)
-    vote = _calibration(kind, settings, data)
+    vote = _calibration(make, data)
     facts = {
         "router": fitted.name,
         "experts": list(fitted.experts_),
@@ -177,7 +181,27 @@ def fit(
     show(facts, as_json, "\n".join(lines))
 
 
-def _calibration(kind: Any, settings: dict[str, Any], data: Any) -> dict[str, float] | None:
+def _maker(
+    router: str | None, encoder: str | None, queries: Sequence[Query]
+) -> tuple[Callable[[], Router], bool]:
+    """Makes the router that was asked for, and whether it reads the annotator's skills."""
+    from dataclasses import replace
+
+    from coterie.panel import DEFAULT
+    from coterie.panel.specs import parse_spec, router_factory
+
+    tags = any(query.tags for query in queries)
+    spec = parse_spec(router if router is not None else "skills" if tags else DEFAULT)
+    if encoder is not None and "encoder" in spec.settings:
+        raise CoterieError(f"--encoder {encoder}: --router {spec.text} names one already")
+    given: dict[str, Any] = {} if encoder is None else {"encoder": encoder}
+    if spec.name == "skills" and tags:
+        given["annotator"] = "tags"
+    spec = replace(spec, settings={**given, **spec.settings})
+    return router_factory(spec, "static"), spec.settings.get("annotator") == "tags"
+
+
+def _calibration(make: Callable[[], Router], data: Any) -> dict[str, float] | None:
     """Settings of the confidence-weighted vote, where records are many and have confidences."""
     from coterie.answers import whole
     from coterie.evaluation import FOLDS, calibrate, cross_fitted
@@ -186,7 +210,7 @@ def _calibration(kind: Any, settings: dict[str, Any], data: Any) -> dict[str, fl
     if len(data) < 10 * FOLDS or not (data.logprob == data.logprob).any():
         return None
     try:
-        crossed = cross_fitted(lambda: kind(**settings), data, {"greedy": Recruit()})
+        crossed = cross_fitted(make, data, {"greedy": Recruit()})
     except CoterieError:  # a router that knows only its own queries, such as the oracle
         return None
     vote = calibrate(crossed["greedy"], data, whole)
@@ -252,50 +276,70 @@ def answer(
         Path | None, typer.Option(help="Where progress is kept; default: OUTPUT.journal.")
     ] = None,
     annotator: AnnotatorOption = None,
+    max_cost: Annotated[
+        float | None,
+        typer.Option(min=0, help="Spend at most so much, in the pool's unit; the rest is left."),
+    ] = None,
+    max_calls: Annotated[
+        int | None, typer.Option(min=0, help="Make at most so many calls; the rest is left.")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Keep completions in this file and reuse equal calls.")
+    ] = None,
+    window: Annotated[int, typer.Option(min=1, help="Conversations in memory at a time.")] = 20_000,
     seed: SeedOption = 0,
 ) -> None:
     """Answer questions with the pool: recruited experts, each loaded once, merged answers.
 
     Interrupt it whenever you like, even with kill -9: the same command goes on where it stopped.
+    Under --max-cost or --max-calls the questions that gain most are answered; the same command with
+    more answers the rest.
 
     Example: coterie answer embedded questions.jsonl --router router -o answers.jsonl
     """
+    from contextlib import ExitStack
+
+    from coterie.caching import Cache
     from coterie.config import read_config
     from coterie.console import RichConsole
     from coterie.files import replace_file
-    from coterie.questions import read_questions
-    from coterie.runs import answer_lines, answer_questions
+    from coterie.questions import open_queries
+    from coterie.runs import AnswerFile, answer_questions
 
     config = read_config(pool)
     made = config.pool()
     fitted = _router_of(config, router, kind)
-    asked = read_questions(questions)
     if reads_tags(fitted) and annotator is None:
         raise CoterieError("this router reads skills from an annotator; name it with --annotator")
     policy, composition = config.policy(seed), config.composition(made)
     if Path(output).is_dir():
         raise CoterieError(f"{output} is a folder; --output is a file, or '-'")
-    kept = _journal_of(output, questions, pool, journal=journal)
-    console = RichConsole()
+    console, caps = RichConsole(), _caps(max_cost, max_calls)
 
-    async def job() -> Any:
-        try:
-            known = await _annotated(made, asked, annotator, seed, console, kept)
-            with console.phase("answer", len(asked), by_question=True) as report:
-                return await answer_questions(
-                    made, known, fitted, policy, composition,
-                    journal=kept, seed=seed, report=report,
-                )  # fmt: skip
-        finally:
-            await made.close()
+    with ExitStack() as stack:
+        asked = stack.enter_context(open_queries(questions))
+        kept = _journal_of(output, questions, pool, journal=journal)
+        answers = stack.enter_context(AnswerFile(len(asked), made.extractor))
+        known = stack.enter_context(Cache(cache)) if cache else None
 
-    result = asyncio.run(job())
-    lines = answer_lines(result.answers, made.extractor)
-    if output == "-":
-        print(lines, end="")
-    else:
-        replace_file(output, lines)
-    _finish(result, output, kept, console)
+        async def job() -> Any:
+            try:
+                queries = await _annotated(made, asked, annotator, seed, console, kept)
+                with console.phase("answer", len(queries), by_question=True) as report:
+                    return await answer_questions(
+                        made, queries, fitted, policy, composition, answers.take,
+                        journal=kept, seed=seed, caps=caps, cache=known, window=window,
+                        report=report,
+                    )  # fmt: skip
+            finally:
+                await made.close()
+
+        progress = asyncio.run(job())
+        if output == "-":
+            sys.stdout.writelines(line.decode() for line in answers.lines())
+        else:
+            replace_file(output, answers.lines())
+        _finish(progress, answers, output, kept, console)
 
 
 def _piped() -> str:
@@ -333,12 +377,18 @@ def _journal_of(output: str, *inputs: str, journal: Path | None = None) -> Path 
     return Path(f"{output}.journal")
 
 
+def _caps(cost: float | None, calls: int | None) -> Any:
+    from coterie.drivers.limits import Caps
+
+    if cost is None and calls is None:
+        return None
+    return Caps(math.inf if cost is None else cost, math.inf if calls is None else calls)
+
+
 async def _annotated(
     pool: Pool, asked: Any, annotator: str | None, seed: int, console: Any, kept: Path | str
 ) -> Any:
-    """The questions with skills as tags where an annotator is named, from a journal of its own."""
-    from dataclasses import replace
-
+    """The queries with skills as tags where an annotator is named, from a journal of its own."""
     from coterie.profiling import annotate_queries
     from coterie.runs import fingerprint
     from coterie.store import Journal
@@ -348,33 +398,40 @@ async def _annotated(
     path = kept if kept == ":memory:" else f"{kept}-skills"
     header = {
         "annotator": annotator,
-        "questions": fingerprint(asked.queries),
+        "questions": fingerprint(asked),
         "pool": pool.fingerprint(),
         "seed": str(seed),
     }
     with Journal(path, header) as skills, console.phase("skills", 5 * len(asked)) as report:
-        queries = await annotate_queries(
-            pool, asked.queries, annotator, seed=seed, journal=skills, report=report
+        return await annotate_queries(
+            pool, asked, annotator, seed=seed, journal=skills, report=report
         )
-    return replace(asked, queries=queries)
 
 
-def _finish(result: Any, output: str, kept: Path | str, console: Any) -> None:
+def _finish(done: Any, answers: Any, output: str, kept: Path | str, console: Any) -> None:
     """Say what was done; fail where questions were left without an answer."""
-    done = result.progress
-    failed = [a for a in result.answers if a.completion.failed]
     where = "" if output == "-" else f"; answers: {output}"
+    hits = f"{done.hits} from the cache, " if done.hits else ""
     console.say(
-        f"{done.answered} questions, {done.calls} calls, {done.reused} from the journal, "
+        f"{done.answered} questions, {done.calls} calls, {done.reused} from the journal, {hits}"
         f"{done.loads} loads, cost {done.cost:.4g}{where}"
     )
-    if failed:
-        again = "run the same command again to ask only these"
-        raise CoterieError(
-            f"{len(failed)} of {len(result.answers)} questions failed, the first "
-            f"({failed[0].query_id}) with: {failed[0].completion.error}; "
-            + ("with --journal a second run asks only these" if kept == ":memory:" else again)
+    again = "run the same command again"
+    if kept == ":memory:":
+        again = "name a --journal so that a second run asks only these"
+    complaints = []
+    if done.left:
+        complaints.append(
+            f"the cap was reached: {done.left} of {done.questions} questions were left unanswered"
         )
+    if (first := answers.failed) is not None:
+        complaints.append(
+            f"{answers.failures} of {done.questions} questions failed, the first "
+            f"({first.query_id}) with: {first.completion.error}"
+        )
+    if complaints:
+        more = " with a higher cap" if done.left else " to ask only these"
+        raise CoterieError(f"{'; '.join(complaints)}; {again}{more}")
 
 
 def _router_of(config: Config, folder: Path | None, kind: str | None) -> Router:

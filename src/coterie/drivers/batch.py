@@ -3,32 +3,44 @@
 Pending calls are grouped by expert. A wave is one pass over the experts with pending calls: load,
 work off the whole queue (calls that come up meanwhile included), make room for the next. With a
 journal every completion is kept as it comes, and a later run with the same journal asks only what
-is missing.
+is missing. Of many questions only a window of conversations is in memory (see ``flows``).
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from coterie.caching import Cache
 from coterie.compositions import Composition
-from coterie.drivers.conversation import Conversation, expert_of
+from coterie.drivers.conversation import expert_of
+from coterie.drivers.flows import Calls, Flows, Round
+from coterie.drivers.limits import Caps, Purse
 from coterie.errors import CoterieError, ExpertError, InputError
 from coterie.experts.base import Expert
+from coterie.pool import Pool
+from coterie.residency import Eviction, LookAhead, Move, Residency, Tier
 from coterie.store import Journal
 from coterie.types import Answer, Call, Completion, Decision, Query, Seed
 
 PATIENCE = 5  # failures of one expert in a row that stop the run
+WINDOW = 20_000  # conversations in memory
+BREATH = 1_000  # conversations that begin before others get a turn
 
 
 @dataclass(slots=True)
 class Progress:
-    """What a run has done so far; ``reused`` completions came from the journal."""
+    """What a run has done so far.
+
+    ``reused`` completions came from the journal and ``hits`` from the cache; ``left`` questions
+    have no answer because a cap was reached.
+    """
 
     questions: int = 0
     answered: int = 0
@@ -36,6 +48,8 @@ class Progress:
     reused: int = 0
     loads: int = 0
     cost: float = 0.0
+    hits: int = 0
+    left: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +68,67 @@ async def answer_all(
     *,
     seed: Seed = 0,
     capacity: int = 1,
+    residency: Residency | None = None,
     journal: Journal | None = None,
+    caps: Caps | None = None,
+    cache: Cache | None = None,
+    window: int = WINDOW,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Result:
-    """Answer every query.
+    """Answer every query; see ``answer_each`` for the parameters and what is raised."""
+    answers: list[Answer | None] = [None] * len(queries)
+    progress = await answer_each(
+        queries,
+        decisions,
+        composition,
+        experts,
+        answers.__setitem__,
+        seed=seed,
+        capacity=capacity,
+        residency=residency,
+        journal=journal,
+        caps=caps,
+        cache=cache,
+        window=window,
+        report=report,
+    )
+    pairs = zip(answers, queries, decisions, strict=True)
+    return Result(tuple(a or left(query, decision) for a, query, decision in pairs), progress)
+
+
+async def answer_each(
+    queries: Sequence[Query],
+    decisions: Sequence[Decision],
+    composition: Composition,
+    experts: Mapping[str, Expert],
+    take: Callable[[int, Answer], None],
+    *,
+    seed: Seed = 0,
+    capacity: int = 1,
+    residency: Residency | None = None,
+    journal: Journal | None = None,
+    caps: Caps | None = None,
+    cache: Cache | None = None,
+    window: int = WINDOW,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Progress:
+    """Answer every query; ``take(position, answer)`` gets the answers in the order they end.
 
     Parameters
     ----------
+    queries, decisions
+        Read by position, again and again: they may come from disk. A decision without experts
+        leaves its query unanswered.
     capacity
         How many experts that need loading may be in memory at a time; they work side by side.
+    residency
+        The same in bytes, in place of ``capacity``; see ``coterie.residency``.
+    caps
+        The most to spend. A query whose calls do not fit any more is left without an answer.
+    cache
+        Completions of other runs to take in place of equal calls.
+    window
+        How many conversations are in memory at a time.
     report
         Called after every completion.
 
@@ -71,21 +137,56 @@ async def answer_all(
     ExpertError
         An expert cannot be loaded, or failed five times in a row. What was journaled is kept.
     InputError
-        ``capacity`` is below 1.
+        ``capacity`` or ``window`` is below 1.
     """
-    if capacity < 1:
-        raise InputError(f"expected at least 1, got {capacity}", field="capacity")
-    batch = _Batch(experts, journal, capacity, report)
-    for query, decision in zip(queries, decisions, strict=True):
-        batch.admit(Conversation(query, decision, composition, seed))
-    try:
-        await batch.run()
-    except ExceptionGroup as failures:
-        raise first_failure(failures) from None
-    finally:
-        await batch.unload_all()
-    answers = tuple(conversation.answer for conversation in batch.conversations)
-    return Result(answers, batch.progress)
+    for field, value in (("capacity", capacity), ("window", window)):
+        if value < 1:
+            raise InputError(f"expected at least 1, got {value}", field=field)
+    with ExitStack() as stack:
+        if journal is None and len(queries) > window:  # scratch space for what is not in memory
+            journal = stack.enter_context(Journal("", {}))
+        if journal is not None:
+            journal.begin()
+        flows = Flows(queries, decisions, composition, seed, journal, window)
+        spent = journal.totals() if journal is not None and caps else (0, 0.0)
+        purse = Purse(caps or Caps(), *spent)
+        room = residency or by_count(experts, capacity)
+        batch = _Batch(experts, flows, room, residency is not None, purse, cache, take, report)
+        try:
+            await batch.run()
+        except ExceptionGroup as failures:
+            raise first_failure(failures) from None
+        finally:
+            await batch.unload_all()
+        return batch.progress
+
+
+def by_count(experts: Mapping[str, Expert], capacity: int) -> Residency:
+    """Room for so many experts, whatever their sizes; in host memory for all that leave."""
+    residency = Residency(capacity, len(experts), eviction=LookAhead())
+    for expert in experts.values():
+        if expert.size:
+            residency.resize(expert.backend, 1)
+    return residency
+
+
+def by_size(
+    experts: Mapping[str, Expert], device: int, host: int = 0, eviction: Eviction | None = None
+) -> Residency:
+    """Room for so many bytes; sizes are those of the files until they are measured."""
+    residency = Residency(device, host, eviction=eviction or LookAhead())
+    for expert in experts.values():
+        if expert.size:
+            residency.resize(expert.backend, expert.size)
+            residency.check(expert.backend)
+    return residency
+
+
+def residency_of(pool: Pool) -> Residency | None:
+    """Room in bytes where the pool says how many; None where it counts experts."""
+    if pool.memory is None:
+        return None
+    return by_size(pool.experts, pool.memory, pool.host_memory, pool.rule)
 
 
 def first_failure(failures: ExceptionGroup[Exception]) -> Exception:
@@ -98,20 +199,13 @@ def first_failure(failures: ExceptionGroup[Exception]) -> Exception:
     return error
 
 
-class _Round:
-    """The calls of one conversation that are under way together."""
-
-    def __init__(self, conversation: Conversation, found: list[Completion | None]) -> None:
-        self.conversation = conversation
-        self.step = conversation.step
-        self.calls = conversation.pending
-        self.completions = found
-
-    def missing(self) -> list[int]:
-        return [i for i, completion in enumerate(self.completions) if completion is None]
+def left(query: Query, decision: Decision) -> Answer:
+    """What stands in the place of an answer that a cap prevented."""
+    error = "left unanswered: the cap on cost or calls was reached"
+    return Answer(query.id, Completion("", finish_reason="left", error=error), (), decision)
 
 
-Item: TypeAlias = tuple[_Round, int]  # a call: its round and its place in it
+Item: TypeAlias = tuple[Round, int]  # a call: its round and its place in it
 
 
 class _Desk:
@@ -119,8 +213,9 @@ class _Desk:
 
     def __init__(self, expert: Expert) -> None:
         self.expert = expert
-        self.queue: deque[Item] = deque()
+        self.queue = Calls()
         self.again: deque[Item] = deque()  # failed in company, to be asked once more, alone
+        self.workers = 0
         self.busy = 0  # calls under way
         self.begun = 0  # calls so far
         self.failures = 0  # in a row
@@ -160,104 +255,187 @@ async def completed(expert: Expert, call: Call) -> Completion:
 
 
 class _Batch:
-    """A desk for every expert, and the experts in memory."""
+    """A desk for every expert, and the experts in memory.
+
+    Experts of one backend share its weights: they are visited together.
+    """
 
     def __init__(
         self,
         experts: Mapping[str, Expert],
-        journal: Journal | None,
-        capacity: int,
+        flows: Flows,
+        residency: Residency,
+        measured: bool,
+        purse: Purse,
+        cache: Cache | None,
+        take: Callable[[int, Answer], None],
         report: Callable[[Progress], None],
     ) -> None:
         self.experts = experts
-        self.journal = journal
-        self.capacity = capacity
-        self.report = report
-        self.progress = Progress()
-        self.conversations: list[Conversation] = []
+        self.flows = flows
+        self.journal = flows.journal
+        self.residency = residency
+        self.measured = measured  # whether sizes are bytes
+        self.purse = purse
+        self.cache = cache
+        self.take, self.report = take, report
+        self.progress = Progress(questions=len(flows))
         self.desks = {name: _Desk(expert) for name, expert in experts.items()}
-        self.resident: list[str] = []  # experts with a place in memory, least recently used first
-        self.serving: set[str] = set()  # those of them that are at work
-
-    def admit(self, conversation: Conversation) -> None:
-        """Take up a conversation as far as the journal knows it."""
-        self.progress.questions += 1
-        self.conversations.append(conversation)
-        self._continue(conversation)
-
-    def _continue(self, conversation: Conversation) -> None:
-        """Queue what the conversation waits for and the journal does not hold."""
-        while not conversation.ended:
-            found = self._journaled(conversation)
-            current = _Round(conversation, found)
-            missing = current.missing()
-            self.progress.reused += len(found) - len(missing)
-            for place in missing:
-                self._queue(current, place)
-            if missing:
-                return
-            conversation.send([c for c in current.completions if c is not None])
-        self.progress.answered += 1
-
-    def _journaled(self, conversation: Conversation) -> list[Completion | None]:
-        if self.journal is None:
-            return [None] * len(conversation.pending)
-        return self.journal.find(conversation.query.id, conversation.step, conversation.pending)
-
-    def _queue(self, current: _Round, place: int) -> None:
-        call = current.calls[place]
-        expert_of(call, self.experts)
-        self.desks[call.expert].queue.append((current, place))
+        self.desks_of: dict[str, list[_Desk]] = {}
+        for name, expert in experts.items():
+            self.desks_of.setdefault(expert.backend, []).append(self.desks[name])
+        self.loaded: dict[str, Expert] = {}  # by backend: who loaded it
+        self.serving: set[str] = set()  # backends at work
+        self.freed = asyncio.Event()  # one of them is done
+        self.wave: asyncio.TaskGroup | None = None
+        self.committing = False
+        self.moving = asyncio.Lock()  # moves are made in the order in which they were booked
 
     async def run(self) -> None:
         """Wave after wave until nothing is pending."""
-        while waiting := [name for name, desk in self.desks.items() if desk.queue]:
-            waiting.sort(key=lambda name: name not in self.resident)
-            remote = [name for name in waiting if not self.experts[name].size]
-            local = iter([name for name in waiting if self.experts[name].size])
-            async with asyncio.TaskGroup() as group:
-                for name in remote:
-                    group.create_task(self._drain(name))
-                for _ in range(self.capacity):
-                    group.create_task(self._serve(local))
+        await self._admit_all()
+        while waiting := self._waiting():
+            async with asyncio.TaskGroup() as self.wave:
+                await self._pass(waiting)
+            self.wave = None
+        self.progress.left = self.progress.questions - self.progress.answered
 
-    async def _serve(self, names: Iterator[str]) -> None:
-        """One place in memory: load and drain expert after expert."""
-        for name in names:
-            self.serving.add(name)
-            await self._load(name)
-            await self._drain(name)
-            self.serving.remove(name)
+    async def _admit_all(self) -> None:
+        """Take up every conversation as far as the journal knows it."""
+        for position in range(len(self.flows)):
+            if self.flows.decisions[position].experts:
+                self._continue(self.flows.admit(position))
+            if position % BREATH == BREATH - 1:
+                self.report(self.progress)
+                await asyncio.sleep(0)
 
-    async def _load(self, name: str) -> None:
-        """Take a place before waiting for anything, so that no other takes the same."""
-        if name in self.resident:
-            self.resident.remove(name)
-            self.resident.append(name)
-            return
-        victim = self._victim()
-        self.resident.append(name)
-        if victim:
-            await self.experts[victim].unload()
-        await self.experts[name].load()
-        self.progress.loads += 1
+    def _continue(self, current: Round) -> None:
+        """Queue what the conversation waits for, or count it as answered."""
+        self.progress.reused = self.flows.reused
+        if current.conversation.ended:
+            self.progress.answered += 1
+            self.take(current.position, current.conversation.answer)
+        for place in current.missing():
+            call = current.calls[place]
+            expert_of(call, self.experts)
+            self.desks[call.expert].queue.append(current.position, place)
+            self._call_remote(call.expert)
 
-    def _victim(self) -> str | None:
-        """Whose place is taken: nobody's while one is free, else the idle least recently used."""
-        if len(self.resident) < self.capacity:
-            return None
-        idle = [name for name in self.resident if name not in self.serving]
-        victim = min(idle, key=lambda name: bool(self.desks[name].queue))
-        self.resident.remove(victim)
-        return victim
+    def _commit_soon(self) -> None:
+        """Commit the journal once the completions that are ready have been taken."""
+        if self.journal is not None and not self.committing:
+            self.committing = True
+            asyncio.get_running_loop().call_soon(self._commit)
 
-    async def _drain(self, name: str) -> None:
+    def _commit(self) -> None:
+        self.committing = False
+        if self.journal is not None:
+            self.journal.commit()
+
+    def _waiting(self) -> list[str]:
+        """Backends with pending calls: those in memory first, then by the length of the queue."""
+
+        def rank(backend: str) -> tuple[bool, int]:
+            return backend not in self.residency.resident, -self._length(backend)
+
+        return sorted((b for b in self.desks_of if self._length(b)), key=rank)
+
+    def _length(self, backend: str) -> int:
+        return sum(len(desk.queue) for desk in self.desks_of[backend])
+
+    async def _pass(self, waiting: list[str]) -> None:
+        """Visit every backend as soon as there is room, remote ones at once."""
+        assert self.wave is not None
+        local = []
+        for backend in waiting:
+            if self._is_local(backend):
+                local.append(backend)
+            else:
+                self._begin(backend, [])
+        while local:
+            upcoming = [*local, *(b for b in self._waiting() if b not in local)]
+            moves = self.residency.place(local[0], busy=self.serving, upcoming=upcoming)
+            if moves is None:
+                self.freed.clear()
+                await self.freed.wait()
+            else:
+                self._begin(local.pop(0), moves)
+                self._prefetch(local)
+
+    def _is_local(self, backend: str) -> bool:
+        return any(desk.expert.size for desk in self.desks_of[backend])
+
+    def _begin(self, backend: str, moves: list[Move]) -> None:
+        """Start a visit within the wave."""
+        assert self.wave is not None
+        self.serving.add(backend)
+        self.wave.create_task(self._visit(backend, moves))
+
+    def _call_remote(self, name: str) -> None:
+        """Start with calls that came up in the middle of a wave: a remote expert has no turn."""
+        backend = self.experts[name].backend
+        if self.wave and backend not in self.serving and not self._is_local(backend):
+            self._begin(backend, [])
+
+    def _prefetch(self, local: list[str]) -> None:
+        """Bring the next expert into host memory while the present ones work."""
+        if local and self.wave and self.residency.capacity[Tier.HOST]:
+            moves = self.residency.prefetch(local[0], busy=self.serving, upcoming=local)
+            self.wave.create_task(self._execute(moves))
+
+    async def _visit(self, backend: str, moves: list[Move]) -> None:
+        """Make the moves that bring the weights, then work off all their queues."""
+        try:
+            start = time.perf_counter()
+            await self._execute(moves)
+            if moves and self.measured:
+                await self._measure(backend, time.perf_counter() - start)
+            while self._length(backend):
+                async with asyncio.TaskGroup() as group:
+                    for desk in self.desks_of[backend]:
+                        group.create_task(self._drain(desk))
+        finally:
+            self.serving.discard(backend)
+            self.freed.set()
+
+    async def _execute(self, moves: Sequence[Move]) -> None:
+        """Move weights between disk, host and device; one that fails to move is on disk."""
+        async with self.moving:
+            for backend, _, target in moves:
+                try:
+                    await self._move(backend, target)
+                except BaseException:
+                    self.residency.forget(backend)
+                    raise
+
+    async def _move(self, backend: str, target: Tier) -> None:
+        expert = self.loaded.get(backend) or self.desks_of[backend][0].expert
+        if target is Tier.DEVICE:
+            self.loaded[backend] = expert
+            await expert.load()
+            self.progress.loads += 1
+        elif backend in self.loaded:
+            del self.loaded[backend]
+            await expert.unload(keep=target is Tier.HOST)
+        elif target is Tier.HOST:
+            await expert.prefetch()
+        else:
+            await expert.unload()
+
+    async def _measure(self, backend: str, seconds: float) -> None:
+        """Book what the weights really take, and make room if that is more than was thought."""
+        size = await self.loaded[backend].footprint()
+        if size:
+            self.residency.resize(backend, size, seconds)
+            self.residency.check(backend)
+            await self._execute(self.residency.overflow(busy=self.serving))
+
+    async def _drain(self, desk: _Desk) -> None:
         """Work off the queue of an expert, calls that come up meanwhile included.
 
         Weights that crash take all calls under way with them. So a failure in company says little:
         such calls are asked once more, one at a time.
         """
-        desk = self.desks[name]
         while desk.queue or desk.again:
             if desk.again:
                 item = desk.again.popleft()
@@ -265,27 +443,56 @@ class _Batch:
                 self._settle(desk, item, completion)
             else:
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(self._work(desk, group))
+                    self._hire(desk, group)
+
+    def _hire(self, desk: _Desk, group: asyncio.TaskGroup) -> None:
+        desk.workers += 1
+        group.create_task(self._work(desk, group))
 
     async def _work(self, desk: _Desk, group: asyncio.TaskGroup) -> None:
         """Call after call; a colleague joins in while calls wait and the expert has free slots."""
-        while desk.queue and not desk.again and desk.busy < desk.expert.slots:
-            item = desk.queue.popleft()
-            if desk.queue:
-                group.create_task(self._work(desk, group))
-            completion, company = await desk.ask(item)
-            if completion.broke and company and desk.expert.size:
-                desk.again.append(item)
-            else:
-                self._settle(desk, item, completion)
+        try:
+            while desk.queue and not desk.again:
+                position, place = desk.queue.popleft()
+                if desk.queue and desk.workers < desk.expert.slots:
+                    self._hire(desk, group)
+                current = self.flows.take(position)
+                await self._serve(desk, (current, place))
+        finally:
+            desk.workers -= 1
+
+    async def _serve(self, desk: _Desk, item: Item) -> None:
+        """One call: from the cache, or asked if the caps allow it."""
+        current, place = item
+        call = current.calls[place]
+        if (kept := self._cached(desk.expert, call)) is not None:
+            self.progress.hits += 1
+            self._deliver(*item, kept)
+            return
+        ticket = None if self.purse.open else await self.purse.reserve(desk.expert, call)
+        if ticket is None and not self.purse.open:
+            self.flows.give(current)
+            return
+        completion, company = await desk.ask(item)
+        if ticket is not None:
+            self.purse.settle(ticket, desk.expert, completion)
+        if completion.broke and company and desk.expert.size:
+            desk.again.append(item)
+        else:
+            self._settle(desk, item, completion)
+
+    def _cached(self, expert: Expert, call: Call) -> Completion | None:
+        return None if self.cache is None else self.cache.get(expert, call)
 
     def _settle(self, desk: _Desk, item: Item, completion: Completion) -> None:
-        """Count a completion that stands, and hand it on."""
+        """Count a completion that stands, keep it and hand it on."""
+        current, place = item
         self.progress.calls += 1
         self.progress.cost += completion.cost
+        known = completion.failed and self._failed_before(current, place, completion)
         if not completion.broke:
             desk.failures = 0
-        elif not self._failed_before(*item):
+        elif not known:
             desk.failures += 1
         if desk.failures >= PATIENCE:
             raise ExpertError(
@@ -293,30 +500,32 @@ class _Batch:
                 f"{completion.error}. The run stopped; answers so far are kept, "
                 "mend the expert and run again"
             )
-        self._deliver(*item, completion)
+        if self.cache is not None and not completion.failed:
+            self.cache.put(desk.expert, current.calls[place], completion)
+        self._deliver(current, place, completion)
 
-    def _failed_before(self, current: _Round, place: int) -> bool:
+    def _failed_before(self, current: Round, place: int, completion: Completion) -> bool:
         """Whether an earlier run failed here too: then it is the question, not the expert."""
         if self.journal is None:
             return False
-        return not self.journal.add_failure(current.conversation.query.id, current.step, place)
+        return not self.journal.add_failure(current.position, current.step, place, completion)
 
-    def _deliver(self, current: _Round, place: int, completion: Completion) -> None:
-        conversation, call = current.conversation, current.calls[place]
+    def _deliver(self, current: Round, place: int, completion: Completion) -> None:
         if self.journal is not None and not completion.failed:
-            self.journal.add(conversation.query.id, current.step, place, call, completion)
-        current.completions[place] = completion
-        if not current.missing():
-            conversation.send([c for c in current.completions if c is not None])
-            self._continue(conversation)
+            call = current.calls[place]
+            self.journal.add(current.position, current.step, place, call, completion)
+            self._commit_soon()
+        if self.flows.complete(current, place, completion):
+            self._continue(current)
+        self.flows.give(current)
         self.report(self.progress)
 
     async def unload_all(self) -> None:
         """Give every expert's memory back."""
         async with AsyncExitStack() as stack:  # one that fails does not keep the others
-            for name in self.resident:
-                stack.push_async_callback(self.experts[name].unload)
-            self.resident.clear()
+            for expert in self.loaded.values():
+                stack.push_async_callback(expert.unload, keep=not self.measured)
+            self.loaded.clear()
 
 
 def naive_loads(answers: Sequence[Answer], experts: Mapping[str, Expert], capacity: int = 1) -> int:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from coterie.errors import ArtifactError, CoterieError
-from coterie.features import Encoder, Vectors, _unit, readable
+from coterie.features import PackagedEncoder, Vectors, _unit, readable
 
 
-class PinnedEncoder(Encoder):
+class PinnedEncoder(PackagedEncoder):
     """An encoder whose weights another package ships; they are checked against pinned hashes.
 
     Nothing is downloaded. ``pins`` is all that the vectors depend on: hashes of weights and the
@@ -45,23 +44,6 @@ class PinnedEncoder(Encoder):
     def fingerprint(self) -> str:
         """A hash of the pins; the weights are held to them when they are loaded."""
         return hashlib.sha256("\n".join(self.pins).encode()).hexdigest()
-
-    def to_arrays(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        """The fingerprint alone, since another package ships the weights."""
-        return {"sha256": self.fingerprint()}, {}
-
-    @classmethod
-    def from_arrays(cls, params: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
-        """The encoder; ArtifactError if its pins are not those the artifact was made with."""
-        encoder = cls()
-        wanted, found = str(params.get("sha256")), encoder.fingerprint()
-        if wanted != found:
-            message = (
-                f"made with the {cls.name} encoder {wanted[:12]}, this version of coterie has "
-                f"{found[:12]}; fit it again with `coterie fit`"
-            )
-            raise ArtifactError(message)
-        return encoder
 
 
 def locate(package: str, file: str, extra: str) -> Path:

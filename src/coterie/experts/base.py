@@ -1,8 +1,13 @@
 """The contract of an expert: anything that completes a call.
 
-A driver needs four things of it: ``complete`` (never raises for a failure of the expert: the
-completion says so in ``error``), ``stream``, and ``load``/``unload`` where weights have to be in
-memory first. Remote experts have ``size`` 0 and inherit loading that does nothing.
+A driver needs three things of it: ``complete`` (never raises for a failure of the expert: the
+completion says so in ``error``), ``stream``, and, where weights have to be in memory first, the
+way between three tiers::
+
+    disk  -- prefetch -->  host memory  -- load -->  device
+    disk  <-- unload() --               <-- unload(keep=True) --
+
+Remote experts have ``size`` 0 and inherit loading that does nothing.
 """
 
 from __future__ import annotations
@@ -49,8 +54,18 @@ class Expert(ABC):
 
     @property
     def size(self) -> int:
-        """Bytes its weights take while loaded; 0: nothing to load."""
+        """Bytes its weights take while loaded, estimated before the first load; 0: none to load."""
         return 0
+
+    @property
+    def measured(self) -> int:
+        """Bytes that the loaded weights took when last measured; 0 while unknown."""
+        return 0
+
+    @property
+    def backend(self) -> str:
+        """Name of what has to be loaded for it: experts with the same backend share one load."""
+        return self.name
 
     @abstractmethod
     async def complete(self, call: Call) -> Completion:
@@ -63,13 +78,25 @@ class Expert(ABC):
             yield completion.text
         yield completion
 
+    async def prefetch(self) -> None:
+        """Bring the weights from disk to host memory, so that ``load`` is quick; never required."""
+        return
+
     async def load(self) -> None:
         """Make the expert ready to complete; raises ExpertError with what went wrong."""
         return
 
-    async def unload(self) -> None:
-        """Give its memory back; loading again is allowed."""
+    async def unload(self, keep: bool = False) -> None:
+        """Leave the device; ``keep`` the weights in host memory, or give that back as well.
+
+        Loading again is allowed. Where nothing was loaded, what ``prefetch`` or an earlier
+        ``keep`` left in host memory is given back unless ``keep`` is set again.
+        """
         return
+
+    async def footprint(self) -> int:
+        """``measured``, measured anew where the weights are loaded and that can be done."""
+        return self.measured
 
     async def close(self) -> None:
         """Release everything, sockets and processes included; the expert is not used again."""

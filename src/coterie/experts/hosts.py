@@ -21,6 +21,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, cast
 
+import psutil
+
 from coterie import plugins
 from coterie.errors import ExpertError
 from coterie.experts.engine import Emit, Engine, Generated
@@ -48,6 +50,10 @@ class Host(Protocol):
     async def unload(self) -> None:
         """Give the memory back when the running calls have ended."""
 
+    def footprint(self) -> int:
+        """Bytes that loading and answering have added to its process; 0 if that is unknown."""
+        ...
+
     def kill(self, reason: str) -> None:
         """Give up on it at once; calls still running fail with ``reason``."""
 
@@ -62,8 +68,9 @@ class ThreadHost:
 
     async def load(self, engine: str, path: str, slots: int, threads: int, context: int) -> None:
         """See Host."""
-        self._engine = plugins.load("engines", engine, allow_import=True)()
-        await in_thread(self._engine.load, path, slots, threads, context)
+        made: Engine = await in_thread(plugins.load("engines", engine, allow_import=True))
+        self._engine = made
+        await in_thread(made.load, path, slots, threads, context)
 
     async def complete(
         self, messages: Sequence[Message], options: Mapping[str, Any], emit: Emit | None
@@ -90,6 +97,10 @@ class ThreadHost:
         if self._engine is not None:
             await in_thread(self._engine.unload)
         self._engine = None
+
+    def footprint(self) -> int:
+        """See Host: unknown, for what else goes on in this process."""
+        return 0
 
     def kill(self, reason: str) -> None:
         """See Host."""
@@ -122,6 +133,7 @@ class Worker:
         self._pending: dict[int, tuple[asyncio.Future[Any], Emit | None]] = {}
         self._unsent, self._partial = bytearray(), b""
         self._death = ""
+        self._empty = 0  # its resident bytes before the weights
 
     @property
     def pid(self) -> int:
@@ -136,7 +148,8 @@ class Worker:
     async def load(self, engine: str, path: str, slots: int, threads: int, context: int) -> None:
         """See Host."""
         weights = {"path": path, "slots": slots, "threads": threads, "context": context}
-        await self.ask("load", {"engine": engine, **weights})
+        answer = await self.ask("load", {"engine": engine, **weights})
+        self._empty = answer["resident"]
 
     async def serve(
         self, engine: str, path: str, slots: int, threads: int, context: int, api_key: str = ""
@@ -157,6 +170,15 @@ class Worker:
     async def unload(self) -> None:
         """See Host."""
         await self.ask("unload", {})
+        self._empty = 0
+
+    def footprint(self) -> int:
+        """See Host: growth of the resident set since before the load, mapped weights included."""
+        try:
+            now: int = psutil.Process(self.pid).memory_info().rss
+        except psutil.Error:
+            return 0
+        return max(0, now - self._empty) if self._empty else 0
 
     async def ask(self, op: str, fields: Mapping[str, Any], emit: Emit | None = None) -> Any:
         """Send one request and wait for its answer; raises ExpertError with the child's words."""

@@ -39,6 +39,9 @@ class LlamaEngine:
     """
 
     def __init__(self) -> None:
+        import xllamacpp  # 100 MB of library: only processes that host a model load it
+
+        self._library = xllamacpp
         self._server: Any = None
         self._context = 0
 
@@ -69,12 +72,15 @@ class LlamaEngine:
 
         ``options`` are those of llama.cpp's chat endpoint (``max_tokens``, ``temperature``,
         ``seed``, ``stop``, ``grammar``, ``response_format`` ...). Without them decoding is greedy.
+        ``choices`` (a text of letters, or texts) makes the answer exactly one of them.
         ``logprobs: False`` saves a softmax a token and leaves ``logprob`` None.
         """
         server = self._server  # keeps the model alive until this call ends
         if server is None:
             raise ExpertError("no model is loaded; call load(path) first")
         body = {"temperature": 0, "logprobs": True, **options, "stream": False}
+        if (choices := body.pop("choices", None)) is not None:
+            body["grammar"] = choice_grammar(choices)
         body["messages"] = [dict(message) for message in messages]
         if body["logprobs"]:
             body.setdefault("top_logprobs", 1)  # llama.cpp would list 20 a token
@@ -87,17 +93,39 @@ class LlamaEngine:
         header = read_header(path)
         self._context = min(context, header.context_length or context)
         self._server = None  # first give back what another model takes
-        self._server = _server(path, slots, threads, slots * self._context, api_key)
+        cells = slots * self._context
+        self._server = _server(self._library, path, slots, threads, cells, api_key)
 
     def _longest(self, options: Mapping[str, Any]) -> int:
         asked = int(options.get("max_tokens") or -1)  # -1: as much as fits, as llama.cpp has it
         return self._context if asked < 0 else min(asked, self._context)
 
 
-def _server(path: str, slots: int, threads: int, cells: int, api_key: str) -> Any:
-    """A started xllamacpp.Server with ``cells`` key-value cells, shared equally by its slots."""
-    import xllamacpp  # 100 MB of library: only processes that host a model load it
+def choice_grammar(choices: str | Sequence[str]) -> str:
+    r"""The GBNF grammar of exactly one of ``choices``: the letters of a text, or whole texts.
 
+    Raises ExpertError where there is none, or one that is no text.
+
+    >>> print(choice_grammar("AB"), choice_grammar(["yes", 'say "no"']), sep="\n")
+    root ::= "A" | "B"
+    root ::= "yes" | "say \"no\""
+    """
+    if not isinstance(choices, str | Sequence) or not choices:
+        raise ExpertError(f"choices: expected letters or a list of texts, got {choices!r}")
+    if not all(isinstance(choice, str) and choice for choice in choices):
+        raise ExpertError(f"choices: expected texts that are not empty, got {choices!r}")
+    return "root ::= " + " | ".join(_literal(choice) for choice in choices)
+
+
+def _literal(text: str) -> str:
+    r"""A GBNF literal; its escapes \" \\ \n \t and \x00 to \x1F are those of llama.cpp."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    controls = (f"\\x{ord(char):02X}" if ord(char) < 32 else char for char in escaped)
+    return f'"{"".join(controls)}"'
+
+
+def _server(xllamacpp: Any, path: str, slots: int, threads: int, cells: int, api_key: str) -> Any:
+    """A started xllamacpp.Server with ``cells`` key-value cells, shared equally by its slots."""
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
     params.n_parallel, params.n_ctx = slots, cells

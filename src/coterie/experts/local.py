@@ -6,10 +6,11 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from coterie.errors import CoterieError, ExpertError
@@ -17,19 +18,22 @@ from coterie.experts.base import Expert, Price, check_limits
 from coterie.experts.engine import Emit, Generated
 from coterie.experts.gguf import read_header
 from coterie.experts.hosts import WORKERS, Host, ThreadHost, Worker
-from coterie.experts.streams import pieces_of
-from coterie.experts.threads import PerLoop
+from coterie.experts.pages import FILES, drop, read_through
+from coterie.experts.streams import PushingExpert
+from coterie.experts.threads import PerLoop, in_thread
 from coterie.types import Call, Completion, Usage
 
 
-class LocalExpert(Expert):
+class LocalExpert(PushingExpert):
     """A GGUF file that answers ``slots`` calls side by side.
 
     It is loaded by the first call or by ``load``. ``isolate`` puts the engine into a child process:
     a crash or a hang longer than ``timeout`` seconds then costs that child and fails its calls,
     and the next call loads the weights again. Without it there is no process to start, but a crash
     takes this process along and a hang keeps its thread. ``context`` is in tokens a slot;
-    ``options`` are request options under those of the call. ``close`` it, or children stay.
+    ``options`` are request options under those of the call; ``choices`` among them (``"ABCD"``)
+    holds for answers only. Host memory is the system's page cache, which ``unload`` gives back
+    unless another expert of this process uses the file. ``close`` it, or children stay.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class LocalExpert(Expert):
         self.price, self.timeout, self.isolate = price, timeout, isolate
         self.options = dict(options or {})
         self._host: Host | None = None
+        self._measured = 0
         self._lock = PerLoop(asyncio.Lock)
         self._free = PerLoop(lambda: asyncio.Semaphore(slots))
 
@@ -62,6 +67,11 @@ class LocalExpert(Expert):
             return self.path.stat().st_size
         except (OSError, ValueError):  # a path may hold what no path holds
             return 0
+
+    @property
+    def measured(self) -> int:
+        """See Expert: growth of the child's resident memory; 0 without ``isolate``."""
+        return self._measured
 
     @property
     def loaded(self) -> bool:
@@ -76,40 +86,43 @@ class LocalExpert(Expert):
         options = json.dumps(self.options, sort_keys=True)
         return f"{self.engine} sha256:{digest} context {self.context} options {options}"
 
+    async def prefetch(self) -> None:
+        """Read the file into the system's page cache; a file that is not there is left to load."""
+        FILES.hold(self.path, self)
+        stop = Event()
+        try:
+            with suppress(OSError, ValueError):
+                await in_thread(read_through, self.path, stop)
+        finally:
+            stop.set()
+
     async def load(self) -> None:
         """Load the weights, if they are not; raises ExpertError naming the file and the remedy."""
         await self._ready()
 
-    async def unload(self) -> None:
-        """Give the memory back when the running calls have ended."""
+    async def unload(self, keep: bool = False) -> None:
+        """Give memory back when the running calls have ended, unless ``keep`` the cache as well."""
         async with self._lock.get():
             host, self._host = self._host, None
-            if host is None or not host.alive:
-                return
-            try:
-                async with asyncio.timeout(self.timeout):
-                    await host.unload()
-            except (TimeoutError, ExpertError):
-                host.kill("it did not unload")
-            except BaseException:
-                host.kill("unloading was cancelled")
-                raise
-            _give_back(host)
+            if host is not None and host.alive:
+                await self._empty(host)
+            if not keep and FILES.leave(self.path, self):
+                await in_thread(drop, self.path)
+
+    async def footprint(self) -> int:
+        """See Expert."""
+        if self._host is not None and self._host.alive:
+            self._measured = self._host.footprint() or self._measured
+        return self._measured
 
     async def close(self) -> None:
-        """Unload; when the last local expert is closed, its child processes end as well."""
-        await self.unload()
+        """Unload; when the last local expert is closed, its child processes end as well.
+
+        What the system has cached is left to it, for the next process.
+        """
+        await self.unload(keep=True)
+        FILES.leave(self.path, self)
         WORKERS.leave(self)
-
-    async def complete(self, call: Call) -> Completion:
-        """The completion of ``call``; missing files, crashes and hangs are its ``error``."""
-        return await self._complete(call, None)
-
-    async def stream(self, call: Call) -> AsyncIterator[str | Completion]:
-        """Pieces of text as they come, then the completion; closing it early stops the engine."""
-        async with aclosing(pieces_of(lambda emit: self._complete(call, emit))) as pieces:
-            async for piece in pieces:
-                yield piece
 
     async def _complete(self, call: Call, emit: Emit | None) -> Completion:
         async with self._free.get():
@@ -128,6 +141,8 @@ class LocalExpert(Expert):
     async def _generate(self, call: Call, seen: _Seen) -> Generated:
         host = await self._ready()
         options = {**self.options, **call.options}
+        if call.purpose != "answer":
+            options.pop("choices", None)
         try:
             async with asyncio.timeout(self.timeout) as deadline:
                 seen.deadline = deadline, self.timeout
@@ -143,6 +158,8 @@ class LocalExpert(Expert):
         async with self._lock.get():
             if self._host is None or not self._host.alive:
                 self._host = await self._start()
+                self._measured = self._host.footprint() or self._measured
+                FILES.hold(self.path, self)
             return self._host
 
     async def _start(self) -> Host:
@@ -161,6 +178,17 @@ class LocalExpert(Expert):
             host.kill("loading was cancelled")
             raise
         return host
+
+    async def _empty(self, host: Host) -> None:
+        try:
+            async with asyncio.timeout(self.timeout):
+                await host.unload()
+        except (TimeoutError, ExpertError):
+            host.kill("it did not unload")
+        except BaseException:
+            host.kill("unloading was cancelled")
+            raise
+        _give_back(host)
 
     def _completion(self, answer: Generated) -> Completion:
         usage = Usage(answer["prompt_tokens"], answer["completion_tokens"])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -18,22 +18,29 @@ import aiohttp
 from coterie.errors import ExpertError, InputError
 from coterie.experts.base import Expert, Price, check_limits
 from coterie.experts.engine import Emit
-from coterie.experts.streams import pieces_of
+from coterie.experts.limits import RateLimit
+from coterie.experts.streams import PushingExpert
 from coterie.experts.threads import PerLoop
 from coterie.types import Call, Completion, Message, Usage
 
-FIRST_DELAY = 0.25  # seconds before the first repetition; doubles with each
+FIRST_DELAY = 0.25  # seconds before the first repetition, at most; doubles with each
+LAST_DELAY = 30.0  # seconds before any later one, at most
 RETRIED = frozenset({408, 429, *range(500, 600)})
 
 
-class OpenAIExpert(Expert):
+class OpenAIExpert(PushingExpert):
     """The model ``model`` of the server at ``base_url`` (as OpenAI clients have it, with /v1).
 
     The key is read from the environment variable ``api_key_env`` for each call and never shown.
     Connection errors, 429 and 5xx are repeated up to ``retries`` times, as late as ``Retry-After``
     asks for; nothing is repeated once a piece was streamed. ``timeout`` is in seconds a try, in a
     stream between two pieces. Where the server reports no usage, four characters count as one token
-    and the completion says ``estimated``. ``options`` are request options under those of the call.
+    and the completion says ``estimated``. ``options`` are request options under those of the call,
+    of which ``choices`` is not sent: no such servers have it in common.
+
+    No minute sees more tries than ``requests_per_minute``, nor more tokens than
+    ``tokens_per_minute``, a call under way counting with its ``max_tokens`` (prompts above the
+    limit pass alone). Waiting for this is not part of ``latency``, waiting for repetitions is.
     """
 
     def __init__(
@@ -47,6 +54,8 @@ class OpenAIExpert(Expert):
         timeout: float = 60.0,
         slots: int = 8,
         retries: int = 2,
+        requests_per_minute: int | None = None,
+        tokens_per_minute: int | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         check_limits(timeout, slots, retries)
@@ -56,6 +65,7 @@ class OpenAIExpert(Expert):
         self.name, self.base_url, self.model = name, base_url.rstrip("/"), model
         self.api_key_env, self.price, self.timeout = api_key_env, price, timeout
         self.slots, self.retries, self.options = slots, retries, dict(options or {})
+        self._limit = RateLimit(requests_per_minute, tokens_per_minute)
         self._session = PerLoop(_open_session)
         self._free = PerLoop(lambda: asyncio.Semaphore(slots))
 
@@ -69,21 +79,11 @@ class OpenAIExpert(Expert):
         if session := self._session.pop():
             await session.close()
 
-    async def complete(self, call: Call) -> Completion:
-        """The completion of ``call``; its ``error`` holds status and message of the server."""
-        return await self._complete(call, None)
-
-    async def stream(self, call: Call) -> AsyncIterator[str | Completion]:
-        """Pieces of text as they come, then the completion; closing it early hangs up."""
-        async with aclosing(pieces_of(lambda emit: self._complete(call, emit))) as pieces:
-            async for piece in pieces:
-                yield piece
-
     async def _complete(self, call: Call, emit: Emit | None) -> Completion:
         async with self._free.get():
             start, reply = time.perf_counter(), _Reply(emit)
             failure = await self._try(call, reply)
-            seconds = time.perf_counter() - start
+            seconds = time.perf_counter() - start - reply.held
         error = failure
         if failure is None and not reply.text.strip():
             error = f"{self.name}: answered nothing"
@@ -108,22 +108,40 @@ class OpenAIExpert(Expert):
         """Fill ``reply``; returns what went wrong in the end, None if nothing did."""
         for attempt in range(self.retries + 1):
             try:
-                await self._post(call, reply)
+                await self._post_in_turn(call, reply)
                 return None
             except _Refusal as refusal:
-                wait = FIRST_DELAY * 2**attempt if refusal.after is None else refusal.after
+                wait = delay(attempt, refusal.after)
                 last = attempt == self.retries or not refusal.again or wait > self.timeout
                 if last or reply.text:
                     return f"{self.name}: {self._without_key(str(refusal))}"
                 await asyncio.sleep(wait)
         raise AssertionError("the last attempt returns")
 
-    async def _post(self, call: Call, reply: _Reply) -> None:
-        stream = reply.emit is not None
+    async def _post_in_turn(self, call: Call, reply: _Reply) -> None:
+        """One try, when the rate limits have room for it."""
+        body = self._body(call, stream=reply.emit is not None)
+        start = time.perf_counter()
+        entry = await self._limit.take(_expected_tokens(call.messages, body))
+        reply.held += time.perf_counter() - start
+        used = 0
+        try:
+            await self._post(body, reply)
+        finally:
+            if reply.usage or reply.text:
+                used = (reply.usage or estimate_usage(call.messages, reply.text)).total
+            self._limit.settle(entry, used)
+
+    def _body(self, call: Call, stream: bool) -> dict[str, Any]:
         body = {**self.options, **call.options, "model": self.model, "stream": stream}
+        body.pop("choices", None)
         body["messages"] = [dict(message) for message in call.messages]
         if stream:
             body["stream_options"] = {"include_usage": True}
+        return body
+
+    async def _post(self, body: Mapping[str, Any], reply: _Reply) -> None:
+        stream = reply.emit is not None
         limit = "sock_read" if stream else "total"
         timeout = aiohttp.ClientTimeout(sock_connect=self.timeout, **{limit: self.timeout})
         url = f"{self.base_url}/chat/completions"
@@ -163,6 +181,28 @@ def estimate_usage(messages: tuple[Message, ...], text: str) -> Usage:
     return Usage(asked // 4, len(text) // 4)
 
 
+def delay(
+    attempt: int, after: float | None = None, draw: Callable[[], float] = random.random
+) -> float:
+    """Seconds until repetition ``attempt`` (from 0).
+
+    Full jitter: anything up to a bound that doubles with each, so that clients who failed together
+    do not come back together. ``after``, what the server asked for, is waited for and spread too.
+
+    >>> delay(3, draw=lambda: 0.5), delay(0, after=20.0, draw=lambda: 0.5)
+    (1.0, 21.0)
+    """
+    if after is not None:
+        return after * (1 + draw() / 10)
+    return draw() * float(min(FIRST_DELAY * 2**attempt, LAST_DELAY))
+
+
+def _expected_tokens(messages: tuple[Message, ...], body: Mapping[str, Any]) -> int:
+    """Prompt and the longest answer, as far as the request bounds it."""
+    bound = body.get("max_completion_tokens") or body.get("max_tokens")
+    return estimate_usage(messages, "").total + (bound if isinstance(bound, int) else 0)
+
+
 # What reading a reply raises that is not a chat completion.
 UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError)
 
@@ -184,6 +224,7 @@ class _Reply:
     usage: Usage | None = None
     finish_reason: str = "stop"
     logprobs: list[float] = field(default_factory=list)
+    held: float = 0.0  # seconds spent waiting for rate limits
 
     @property
     def logprob(self) -> float | None:

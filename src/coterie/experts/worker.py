@@ -4,18 +4,20 @@ Requests are JSON objects, one a line, on standard input; every answer carries t
 request, so that answers may overtake each other::
 
     {"id": 1, "op": "load", "engine": "llama", "path": "add.gguf", "slots": 8, ...}
-    {"id": 1, "ok": {}}
+    {"id": 1, "ok": {"resident": 52428800}}
     {"id": 2, "op": "complete", "messages": [...], "options": {}, "pieces": true}
     {"id": 2, "piece": "59"}
     {"id": 2, "ok": {"text": "59 => 95", ...}}        or        {"id": 2, "error": "..."}
 
-The other operations are ``unload``, ``serve`` (``load`` that answers with the URL of an
-OpenAI-compatible server) and ``stop`` (end the completion of this id early; no answer of its own).
-The process ends with its standard input, so it never outlives a parent that was killed.
+``resident`` counts the bytes of memory before the weights came. The other operations are
+``unload``, ``serve`` (``load`` that answers with the URL of an OpenAI-compatible server) and
+``stop`` (end the completion of this id early; no answer of its own). The process ends with its
+standard input, so it never outlives a parent that was killed.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -24,10 +26,18 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import psutil
+
 from coterie import plugins
 from coterie.errors import CoterieError, ExpertError
 
 Request = dict[str, Any]
+
+
+def trim() -> None:
+    """Give freed memory back to the system: glibc keeps it, and a child lives for many loads."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 def take_stdout() -> int:
@@ -77,8 +87,9 @@ class Host:
     def _load(self, request: Request) -> dict[str, Any]:
         self._unload(request)
         self._engine = plugins.load("engines", request["engine"], allow_import=True)()
+        resident = psutil.Process().memory_info().rss
         self._engine.load(*(request[key] for key in ("path", "slots", "threads", "context")))
-        return {}
+        return {"resident": resident}
 
     def _serve(self, request: Request) -> dict[str, Any]:
         self._unload(request)
@@ -94,6 +105,7 @@ class Host:
         if self._engine is not None:
             self._engine.unload()
         self._engine = None
+        trim()
         return {}
 
     def _start(self, request: Request) -> None:

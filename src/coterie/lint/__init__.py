@@ -31,7 +31,7 @@ SERIOUS = frozenset(("misaligned", "leak", "duplicates", "no text", "constant ex
 """Checks whose findings mean that results on these records cannot be trusted as they stand."""
 
 
-def lint(records: Records, split: Sequence[str] | None = None) -> list[Finding]:
+def lint(records: Records, split: Sequence[str | None] | None = None) -> list[Finding]:
     """Everything worth knowing about the records, the most serious first.
 
     Parameters
@@ -39,7 +39,8 @@ def lint(records: Records, split: Sequence[str] | None = None) -> list[Finding]:
     records
         Partial ones (NaN) are fine.
     split
-        One value a query ("train", "test"); with it, questions that stand in several are found.
+        One value a query ("train", "test", None where it is in none); with it, questions that
+        stand in several are found.
 
     Raises
     ------

@@ -7,7 +7,9 @@ category). On four public sets the correlation of one model with the mean of the
 .68, of a shuffled one at most .03.
 
 Two further signs: a column that fits when moved by a few rows, and fractional scores (F1, share of
-tests passed) that stand where every other expert has 0 or 1.
+tests passed) that stand where every other expert has 0 or 1. Without them an expert is not accused
+where it is good at other categories than the rest (``specialists``), or where its scores are surely
+opposed to theirs: no wrong order does that.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse.csgraph import connected_components
 
-from coterie.lint.base import Finding, pairwise_records
+from coterie.lint.base import Finding, listed, pairwise_records
+from coterie.lint.specialists import ENOUGH, specialists
 from coterie.records import Records
 from coterie.types import FloatArray, IntArray
 
@@ -28,6 +31,8 @@ HALF = 0.5  # of the usual correlation: below, an expert does not fit
 QUARTERS, QUARTER = 4, 0.25  # parts of the rows, and what counts as strange in one
 UNLINKED = 0.3  # correlation that must be out of question before nobody is said to be linked
 LOW = 0.12  # mean correlation of two experts that is suspicious for the whole set
+OPPOSED = 4  # standard errors below 0 from which a correlation is no chance
+SETTLED = 0.25  # share of the variance within categories below which order does not show
 FARTHEST = 10  # rows a column is moved by
 BLOCK = 256  # experts looked at together
 FRACTIONS = 20  # fractional scores an expert must have to be judged by them
@@ -43,6 +48,7 @@ class Fit:
     mean_pair: float
     reference: tuple[FloatArray, IntArray]
     core: tuple[int, ...]
+    opposed: IntArray  # experts right where another is wrong, surely: no wrong order does that
 
     @property
     def strange(self) -> IntArray:
@@ -57,14 +63,18 @@ class Fit:
 
 def misaligned(records: Records) -> Finding | None:
     """Experts whose scores do not follow the difficulty that the others agree on."""
-    if len(records) < LEAST or len(records.experts) < 2 or pairwise_records(records):
+    if len(records) < LEAST or pairwise_records(records):
+        return None
+    records = without_settled(records)
+    if len(records.experts) < 2:
         return None
     fit = fitted(records)
     if isinstance(fit, float):
         return _nobody(records) if fit < UNLINKED else None
-    strange = fit.strange
+    special = specialists(records, category_codes(records), fit.strange.tolist(), fit.core)
+    strange = accused(records, fit, fit.strange, special)
     if not strange.size:
-        return stretches(records, fit.mean_pair) or _low(records, fit)
+        return stretches(records, fit) or _low(records, fit)
     told = [_told(records, fit, int(expert)) for expert in strange[:20]]
     more = f" and {len(strange) - 20} more" if len(strange) > 20 else ""
     message = (
@@ -75,7 +85,33 @@ def misaligned(records: Records) -> Finding | None:
     return Finding("misaligned", message, len(strange), tuple(told[:5]))
 
 
-def _nobody(records: Records) -> Finding:
+def accused(records: Records, fit: Fit, strange: IntArray, special: IntArray) -> IntArray:
+    """Those of the ``strange`` experts that a wrong order would explain.
+
+    Not the ``special`` and not the surely opposed, unless they fit when moved or by fractions.
+    """
+    doubtful = np.isin(strange, np.concatenate([special, fit.opposed]))
+    sure = [
+        not d or bool(_sign(records, fit, int(e))) for e, d in zip(strange, doubtful, strict=True)
+    ]
+    kept: IntArray = strange[np.array(sure, bool)]
+    return kept
+
+
+def _all_special(records: Records) -> bool:
+    """Whether at least half of the experts are specialists, which nothing needs to link."""
+    experts = _sample(records)
+    special = specialists(records, category_codes(records), experts.tolist(), experts.tolist())
+    return len(special) >= HALF * len(experts)
+
+
+def _sample(records: Records) -> IntArray:
+    return np.unique(np.linspace(0, len(records.experts) - 1, CORE).astype(np.intp))
+
+
+def _nobody(records: Records) -> Finding | None:
+    if _all_special(records):
+        return None
     message = (
         "No two experts' scores are correlated within categories, so no question is harder than "
         "another for them; their rows are probably in different orders: join by id."
@@ -84,7 +120,16 @@ def _nobody(records: Records) -> Finding:
 
 
 def _low(records: Records, fit: Fit) -> Finding | None:
-    """All fit, but loosely."""
+    """All fit but loosely, or those that do not are specialists."""
+    if fit.strange.size:
+        told = [f"{records.experts[e]} {fit.correlation[e]:.2f}" for e in fit.strange]
+        message = (
+            f"{len(told)} of {len(records.experts)} experts do not follow the others from question "
+            f"to question: correlation {listed(told)}, where {fit.usual:.2f} is usual. They are "
+            "good at other categories or right where others are wrong, as specialists are; only "
+            "another order inside categories would look the same: check a few."
+        )
+        return Finding("low correlation", message, len(told), tuple(told[:5]))
     if fit.mean_pair >= LOW or len(records.experts) < 3:
         return None
     message = (
@@ -97,27 +142,35 @@ def _low(records: Records, fit: Fit) -> Finding | None:
 def _told(records: Records, fit: Fit, expert: int) -> str:
     """The expert with its correlation and what would explain it."""
     told = f"{records.experts[expert]} {fit.correlation[expert]:.2f}"
+    sign = _sign(records, fit, expert)
+    return f"{told} ({sign})" if sign else told
+
+
+def _sign(records: Records, fit: Fit, expert: int) -> str:
+    """What else says that the expert's rows are in another order; empty where nothing does."""
     rows, correlation = moved(records, fit, expert)
     if correlation > 0.7 * fit.usual:
-        return f"{told} ({correlation:.2f} when moved by {rows} row{'s'[: abs(rows) != 1]})"
-    odd = fractions(records, fit, expert)
-    return f"{told} ({odd})" if odd else told
+        return f"{correlation:.2f} when moved by {rows} row{'s'[: abs(rows) != 1]}"
+    return fractions(records, fit, expert)
 
 
-def stretches(records: Records, mean_pair: float) -> Finding | None:
+def stretches(records: Records, whole: Fit) -> Finding | None:
     """Experts that fit on the whole but not in one quarter of the rows, in their order.
 
     That is what a row too many or too few in the middle of a column does.
     """
-    rows = np.array_split(np.arange(len(records)), QUARTERS)
+    rows, codes = np.array_split(np.arange(len(records)), QUARTERS), category_codes(records)
     told: dict[str, str] = {}
     for part in rows if len(rows[-1]) >= LEAST else ():
-        fit = fitted(records.take(part))
+        taken = records.take(part)
+        fit = fitted(taken)
         if isinstance(fit, float):
-            if fit < HALF * mean_pair:
+            if fit < HALF * whole.mean_pair and not _all_special(records):
                 told["every expert"] = f"every expert near 0 in {_span(part)}"
             continue
-        for expert in fit.fitting_less_than(QUARTER):
+        strange = fit.fitting_less_than(QUARTER)
+        special = specialists(records, codes, strange.tolist(), whole.core)
+        for expert in accused(taken, fit, strange, special):
             name, value = records.experts[expert], fit.correlation[expert]
             where = f"{_span(part)}, where {fit.usual:.2f} is usual"
             told.setdefault(name, f"{name} {value:.2f} in {where}")
@@ -138,31 +191,48 @@ def _span(rows: IntArray) -> str:
 def fitted(records: Records) -> Fit | float:
     """How each expert fits the largest group of linked ones.
 
-    Where no two are linked, what the strongest link could still be.
+    Where no two are linked, what the strongest link could still be: 1 where some are opposed.
     """
-    sample = np.unique(np.linspace(0, len(records.experts) - 1, CORE).astype(np.intp))
-    codes = category_codes(records)
+    sample, codes = _sample(records), category_codes(records)
     values = centred(records.quality[:, sample], codes)
     pairs, counts = correlations(values)
     chance = (3 if len(sample) < 6 else 4) / np.sqrt(np.maximum(counts, 1))
     linked = pairs > np.maximum(LINK, chance)
     _, labels = connected_components(linked, directed=False)
     main = np.flatnonzero(labels == np.argmax(np.bincount(labels)))
+    opposed = sample[(pairs * np.sqrt(counts) < -OPPOSED).any(1)]
     upper = np.triu_indices_from(pairs, 1)
     if len(main) < 2:
-        return float((pairs + 2 / np.sqrt(np.maximum(counts, 1)))[upper].max())
+        strongest = (pairs + 2 / np.sqrt(np.maximum(counts, 1)))[upper].max()
+        return 1.0 if opposed.size else float(strongest)
     present = ~np.isnan(values[:, main])
     total, number = np.where(present, values[:, main], 0).sum(1), present.sum(1)
     core = tuple(sample[main].tolist())
     correlation, seen = against(records, codes, (total, number), core)
     usual, mean_pair = float(np.median(correlation[list(core)])), float(pairs[upper].mean())
-    return Fit(correlation, seen, usual, mean_pair, (total, number), core)
+    return Fit(correlation, seen, usual, mean_pair, (total, number), core, opposed)
 
 
 def category_codes(records: Records) -> IntArray:
-    """A number for each row's category."""
+    """A number for each row's category; small ones share one, or their means would be the rows."""
     names = [category or "" for category in records.categories]
-    return np.unique(names, return_inverse=True)[1]
+    _, codes, counts = np.unique(names, return_inverse=True, return_counts=True)
+    return np.unique(np.where(counts[codes] < ENOUGH, -1, codes), return_inverse=True)[1]
+
+
+def without_settled(records: Records) -> Records:
+    """The records of experts whose category does not say nearly everything about their scores.
+
+    Of the others too few scores are open to tell their order.
+    """
+    codes, settled = category_codes(records), np.zeros(len(records.experts), bool)
+    for start in range(0, len(settled) if codes.any() else 0, BLOCK):
+        at = slice(start, start + BLOCK)
+        whole = centred(records.quality[:, at], np.zeros_like(codes))
+        within = centred(records.quality[:, at], codes)
+        settled[at] = np.nansum(within**2, 0) < SETTLED * np.nansum(whole**2, 0)
+    kept = [name for name, s in zip(records.experts, settled.tolist(), strict=True) if not s]
+    return records.select(kept) if settled.any() else records
 
 
 def centred(quality: FloatArray, codes: IntArray) -> FloatArray:

@@ -137,22 +137,36 @@ def near_duplicates(records: Records, twins: Twins) -> Finding | None:
     return Finding("near duplicates", message, spare, _pairs(records, groups))
 
 
-def leak(records: Records, twins: Twins, split: Sequence[str]) -> Finding | None:
+def leak(records: Records, twins: Twins, split: Sequence[str | None]) -> Finding | None:
     """Questions that stand in one split and, the same or nearly so, in another."""
     near = [[row for first in group for row in twins.copies(first)] for group in twins.near]
-    crossing = [g for g in (*twins.exact, *near) if len({split[row] for row in g}) > 1]
+    exact, crossing = (_crossing(groups, split) for groups in (twins.exact, [*twins.exact, *near]))
     if not crossing:
         return None
-    rows = {row for group in crossing for row in group}
-    per_split = Counter(split[row] for row in rows)
+    rows, same = ({row for group in groups for row in group} for groups in (crossing, exact))
+    per_split = Counter(str(split[row]) for row in rows)
     told = ", ".join(f"{count:,} in {name!r}" for name, count in sorted(per_split.items()))
-    exact = {row for g in twins.exact if len({split[r] for r in g}) > 1 for row in g}
     message = (
-        f"{len(rows):,} questions stand in several splits ({told}; {len(exact):,} word for word, "
-        f"{len(rows) - len(exact):,} nearly); whoever trains on one has seen the other, so keep "
+        f"{len(rows):,} questions stand in several splits ({told}; {len(same):,} word for word, "
+        f"{len(rows) - len(same):,} nearly); whoever trains on one has seen the other, so keep "
         "them together."
     )
-    return Finding("leak", message, len(rows), _pairs(records, crossing))
+    return Finding("leak", message, len(rows), _pairs_across(records, crossing, split))
+
+
+def _crossing(groups: Sequence[Sequence[int]], split: Sequence[str | None]) -> list[list[int]]:
+    """The rows of each group that are in some split, where they are in several."""
+    placed = [[row for row in group if split[row] is not None] for group in groups]
+    return [group for group in placed if len({split[row] for row in group}) > 1]
+
+
+def _pairs_across(
+    records: Records, groups: Sequence[Sequence[int]], split: Sequence[str | None]
+) -> tuple[str, ...]:
+    """The first question of each group and the first of it in another split."""
+    others = [next(row for row in g if split[row] != split[g[0]]) for g in groups[:SHOWN]]
+    pairs = [[group[0], other] for group, other in zip(groups, others, strict=False)]
+    return _pairs(records, pairs)
 
 
 def _torn(quality: FloatArray) -> bool:

@@ -71,10 +71,3 @@ def mixed_mu(scores: FloatArray, p: float) -> float:
     The released code averages 1,000 random repetitions; this is their expectation.
     """
     return float(p * scores.max(axis=1).mean() + (1 - p) * scores.mean())
-
-
-def neighbour_chances(means: FloatArray) -> FloatArray:
-    """The chances of RouterEval's kNN: softmax of the neighbours' mean scores."""
-    powers = np.exp(means - means.max(axis=1, keepdims=True))
-    chances: FloatArray = powers / powers.sum(axis=1, keepdims=True)
-    return chances

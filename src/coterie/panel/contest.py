@@ -33,6 +33,7 @@ def judge(
     extract: Extractor = whole,
     tolerant: bool = False,
     report: Report | None = None,
+    jobs: int = 1,
 ) -> Panel:
     """The panel of the entrants on these records.
 
@@ -51,6 +52,9 @@ def judge(
         Whether an entrant that refuses the records becomes a note instead of an error.
     report
         Called after every fold of every router with its name, the steps done and their number.
+    jobs
+        Processes that share the folds of the routers (forked, so not on Windows); all but the
+        seconds is the same for any number of them.
 
     Raises
     ------
@@ -72,7 +76,9 @@ def judge(
     clock = [time.perf_counter()]
     outcomes = [*baselines(setting), *_by_category(setting)]
     clock.append(time.perf_counter())
-    outcomes += hold(setting, entrants, "router", show, on_error)
+    routed = hold(setting, entrants, "router", show, on_error, jobs)
+    notes += [f"{outcome.name}: {outcome.note}" for outcome in routed if outcome.note]
+    outcomes += routed
     clock.append(time.perf_counter())
     outcomes += bounds(setting)
     clock.append(time.perf_counter())

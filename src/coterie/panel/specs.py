@@ -43,6 +43,14 @@ def parse_specs(text: str) -> list[Spec]:
     return [_parse(part) for part in parts if part]
 
 
+def parse_spec(text: str) -> Spec:
+    """The one spec in the text; raises InputError where there are more or none."""
+    specs = parse_specs(text)
+    if len(specs) != 1:
+        raise InputError(f"expected one, NAME or NAME(setting=value, ...), got {text!r}")
+    return specs[0]
+
+
 def _parse(text: str) -> Spec:
     match = _SPEC.fullmatch(text)
     if match is None:
@@ -98,11 +106,17 @@ def _parameters(kind: Any) -> Sequence[str]:
 
 
 def _checked(kind: Any, settings: dict[str, Any], spec: Spec) -> Callable[[], Any]:
-    """A maker of ``kind``; raises InputError for settings that it does not have."""
-    known = _parameters(kind)
-    if unknown := [key for key in settings if key not in known]:
+    """A maker of ``kind``; raises InputError for settings that it does not have or that miss."""
+    known = inspect.signature(kind).parameters
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
+    if unknown := [key for key in settings if key not in known and not open_ended]:
         there = ", ".join(known) or "none"
         raise InputError(f"no setting {unknown[0]!r}; there are {there}", field=spec.name)
+    named = (p for p in known.values() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL))
+    required = [p.name for p in named if p.default is p.empty]
+    if missing := [key for key in required if key not in settings]:
+        message = f"needs the setting {missing[0]!r}: {spec.name}({missing[0]}=...)"
+        raise InputError(message, field=spec.name)
     return functools.partial(kind, **settings)
 
 

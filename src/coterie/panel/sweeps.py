@@ -81,7 +81,7 @@ def sweep(
     if not high > low:
         return None
     worth = prices(cost)
-    points = np.array([_point(w, expected, expected_cost, quality, cost) for w in worth])
+    points = np.array(_points(worth, expected, expected_cost, quality, cost))
     costs, qualities = points[:, 0], points[:, 1]
     best = int(np.lexsort((means, -scores))[0])
     return Curve(
@@ -98,17 +98,24 @@ def sweep(
     )
 
 
-def _point(
-    price: float,
+def _points(
+    worth: FloatArray,
     expected: FloatArray,
     expected_cost: FloatArray,
     quality: FloatArray,
     cost: FloatArray,
-) -> tuple[float, float]:
-    """Mean cost and mean quality of choosing by utility at this willingness to pay."""
-    chosen = best_by_utility(expected, expected_cost, price)
-    at = np.arange(len(chosen)), chosen
-    return float(cost[at].mean()), float(quality[at].mean())
+) -> list[tuple[float, float]]:
+    """Mean cost and mean quality of choosing by utility at each willingness to pay."""
+    order = np.argsort(expected_cost, axis=1, kind="stable")  # the first best is the cheapest best
+    expected, expected_cost, quality, cost = (
+        np.take_along_axis(table, order, axis=1)
+        for table in (expected, expected_cost, quality, cost)
+    )
+    rows, points = np.arange(len(order)), []
+    for price in worth.tolist():
+        chosen = utilities(expected, expected_cost, price).argmax(axis=1)
+        points.append((float(cost[rows, chosen].mean()), float(quality[rows, chosen].mean())))
+    return points
 
 
 def best_by_utility(expected: FloatArray, expected_cost: FloatArray, price: float) -> IntArray:

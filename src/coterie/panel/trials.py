@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
 
@@ -16,6 +17,8 @@ from coterie.compositions import Composition
 from coterie.drivers.replay import replay
 from coterie.errors import CoterieError
 from coterie.features import Encoder
+from coterie.panel.calibrating import Calibrates, Calibration, summed_up
+from coterie.panel.jobs import run
 from coterie.panel.setting import Setting
 from coterie.panel.sweeps import best_by_utility
 from coterie.panel.values import Outcome
@@ -55,65 +58,145 @@ class Choice(NamedTuple):
     calls: FloatArray
 
 
+@dataclass(frozen=True)
+class _Group:
+    """Entrants that share a router: ``make`` makes it with the panel's shared encoder."""
+
+    make: Callable[[], Router]
+    entrants: tuple[Entrant, ...]
+
+    @property
+    def name(self) -> str:
+        return self.entrants[0].name
+
+
+class _Part(NamedTuple):
+    """What one fold of a group came to; ``choices`` and ``notes`` have one an entrant."""
+
+    reads: str
+    quality: FloatArray
+    cost: FloatArray
+    choices: list[Choice]
+    notes: list[str | None]
+    seconds: float
+
+
 def hold(
     setting: Setting,
     entrants: Sequence[Entrant],
     kind: str,
     report: Report,
     on_error: Callable[[str, CoterieError], None],
+    jobs: int = 1,
 ) -> list[Outcome]:
     """One outcome an entrant, in order.
 
     Where a router or a policy refuses the records, ``on_error`` gets the entrant's name and the
-    error; if it returns, the entrants of that router are left out.
+    error; if it returns, the entrants of that router are left out. ``jobs`` processes share the
+    folds of the routers; outcomes do not depend on their number.
     """
-    groups: dict[Callable[[], Router], list[Entrant]] = {}
+    encoders: dict[str | int, SharedEncoder] = {}
+    groups = _grouped(entrants, encoders, on_error)
+    if jobs > 1:
+        _encode_first(encoders.values(), setting.records)
+    tasks = list(itertools.product(range(len(setting.tests)), range(len(groups))))
+    parts: dict[int, list[_Part]] = {number: [] for number in range(len(groups))}
+    done = itertools.count(1)
+
+    def open_tasks() -> Iterator[tuple[int, int]]:
+        return (task for task in tasks if task[1] in parts)
+
+    trial = functools.partial(_try, _Folds(setting), groups)
+    with contextlib.closing(run(trial, open_tasks(), jobs)) as results:
+        for (_, number), part in results:
+            if isinstance(part, _Part) and number in parts:
+                parts[number].append(part)
+                report(groups[number].name, next(done), len(tasks))
+            elif isinstance(part, CoterieError) and parts.pop(number, None) is not None:
+                on_error(groups[number].name, part)
+    found = {o.name: o for n, kept in parts.items() for o in _outcomes(setting, groups[n], kept)}
+    return [replace(found[e.name], kind=kind) for e in entrants if e.name in found]
+
+
+def _grouped(
+    entrants: Sequence[Entrant],
+    encoders: dict[str | int, SharedEncoder],
+    on_error: Callable[[str, CoterieError], None],
+) -> list[_Group]:
+    """Entrants by the router they share; one encoder of a kind serves all of them."""
+    together: dict[Callable[[], Router], list[Entrant]] = {}
     for entrant in entrants:
-        groups.setdefault(entrant.make_router, []).append(entrant)
-    encoders: dict[str, SharedEncoder] = {}
-    steps = itertools.count(1)
-    found: dict[str, Outcome] = {}
-    for make, group in groups.items():
-        started = time.perf_counter()
-
-        def step(name: str = group[0].name) -> None:
-            report(name, next(steps), len(groups) * len(setting.tests))
-
+        together.setdefault(entrant.make_router, []).append(entrant)
+    groups = []
+    for make, group in together.items():
         try:
-            made = functools.partial(_made, make, encoders)
-            outcomes = _cross_validate(setting, made, group, step)
+            groups.append(_Group(sharing(make, encoders), tuple(group)))
         except CoterieError as error:
             on_error(group[0].name, error)
-            continue
-        seconds = time.perf_counter() - started
-        found |= {o.name: replace(o, kind=kind, seconds=seconds) for o in outcomes}
-    return [found[e.name] for e in entrants if e.name in found]
+    return groups
 
 
-def _cross_validate(
-    setting: Setting,
-    make: Callable[[], Router],
-    group: Sequence[Entrant],
-    step: Callable[[], None],
-) -> list[Outcome]:
-    """Outcomes of the entrants that share a router."""
-    records = setting.records
-    expected, expected_cost = np.zeros((2, *records.quality.shape))
-    parts: dict[str, list[Choice]] = {entrant.name: [] for entrant in group}
-    for rest, test in zip(setting.rests, setting.tests, strict=True):
-        training, queries = records.take(rest), [records.queries[i] for i in test]
-        router = make().fit(training)
-        estimates = in_order(router.predict(queries), records.experts)
-        expected[test], expected_cost[test] = estimates.quality, estimates.cost
-        for entrant in group:
-            choice = _decide(setting, entrant, training, test, estimates)
-            parts[entrant.name].append(choice)
-        step()
+def _encode_first(encoders: Iterable[SharedEncoder], records: Records) -> None:
+    """Vectors that need no fit, for all processes; a failing encoder fails again in its router."""
+    texts = [q.text for q in records.queries]
+    for encoder in encoders:
+        with contextlib.suppress(CoterieError):
+            if encoder.known is not None:
+                encoder.encode(texts)
+
+
+class _Folds:
+    """The records of a panel by fold; the training records of the last fold are kept."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self._kept: tuple[int, Records] | None = None
+
+    def training(self, fold: int) -> Records:
+        if self._kept is None or self._kept[0] != fold:
+            self._kept = fold, self.setting.records.take(self.setting.rests[fold])
+        return self._kept[1]
+
+
+def _try(folds: _Folds, groups: Sequence[_Group], task: tuple[int, int]) -> _Part | CoterieError:
+    """One fold of one group, or what its router or a policy said against it."""
+    fold, number = task
+    try:
+        return _one_fold(folds, fold, groups[number])
+    except CoterieError as error:
+        return error
+
+
+def _one_fold(folds: _Folds, fold: int, group: _Group) -> _Part:
+    started, setting = time.perf_counter(), folds.setting
+    training, test = folds.training(fold), setting.tests[fold]
+    queries = [setting.records.queries[i] for i in test]
+    router = group.make().fit(training)
+    estimates = in_order(router.predict(queries), setting.records.experts)
+    choices: list[Choice] = []
+    notes: list[str | None] = []
+    calibration = Calibration(group.make, training, queries)
+    for entrant in group.entrants:
+        choice, note = _decide(setting, entrant, test, estimates, calibration)
+        choices.append(choice)
+        notes.append(note)
+    seconds = time.perf_counter() - started
+    return _Part(router.reads, estimates.quality, estimates.cost, choices, notes, seconds)
+
+
+def _outcomes(setting: Setting, group: _Group, parts: Sequence[_Part]) -> Iterator[Outcome]:
+    """Outcomes of the entrants that share a router, from its folds in order."""
     order = np.argsort(np.concatenate(setting.tests))
-    return [
-        _outcome(setting, name, router.reads, _joined(choices, order), expected, expected_cost)
-        for name, choices in parts.items()
-    ]
+    expected = np.concatenate([part.quality for part in parts])[order]
+    expected_cost = np.concatenate([part.cost for part in parts])[order]
+    seconds = sum(part.seconds for part in parts)
+    for place, entrant in enumerate(group.entrants):
+        choice = _joined([part.choices[place] for part in parts], order)
+        yield replace(
+            _outcome(setting, entrant.name, parts[0].reads, choice, expected, expected_cost),
+            seconds=seconds,
+            note=summed_up([part.notes[place] for part in parts]),
+        )
 
 
 def _joined(parts: Sequence[Choice], order: IntArray) -> Choice:
@@ -153,14 +236,17 @@ def _outcome(
 
 
 def _decide(
-    setting: Setting, entrant: Entrant, training: Records, test: Rows, estimates: Estimates
-) -> Choice:
-    """What the entrant's decisions on held-out queries come to."""
+    setting: Setting, entrant: Entrant, test: Rows, estimates: Estimates, calibration: Calibration
+) -> tuple[Choice, str | None]:
+    """What the decisions on held-out queries come to, and what a calibrated policy guarantees."""
     if entrant.policy is None:
         best = best_by_utility(estimates.quality, estimates.cost, np.inf)
-        return _alone(setting, test, best)
-    queries = [setting.records.queries[i] for i in test]
-    decisions = entrant.policy(training).decide(queries, estimates)
+        return _alone(setting, test, best), None
+    policy, note = entrant.policy(calibration.training), None
+    if isinstance(policy, Calibrates):
+        policy, estimates = calibration.of(entrant.policy)
+        note = policy.guarantee
+    decisions = policy.decide(calibration.queries, estimates)
     number = {name: j for j, name in enumerate(setting.records.experts)}
     choice = _alone(setting, test, np.array([number[d.experts[0]] for d in decisions], np.intp))
     for place, decision in enumerate(decisions):
@@ -170,7 +256,7 @@ def _decide(
             choice.speaker[place] = number[speaker]
             choice.costs[place] = setting.costs[row, [number[e] for e in asked]].sum()
             choice.calls[place] = len(asked)
-    return choice
+    return choice, note
 
 
 def _alone(setting: Setting, test: Rows, chosen: IntArray) -> Choice:
@@ -187,26 +273,23 @@ def _replayed(
     return answer.completion.expert, [completion.expert for completion in answer.trace]
 
 
-def _made(make: Callable[[], Router], encoders: dict[str, SharedEncoder]) -> Router:
-    """A router whose encoder, where it has one, shares its vectors with the others."""
-    router = make()
-    encoder = getattr(router, "encoder", None)
-    if isinstance(encoder, SharedEncoder) or not isinstance(encoder, str | Encoder):
-        return router
-    key = encoder if isinstance(encoder, str) else f"#{id(encoder)}"
-    if key not in encoders:
-        made = load("encoders", encoder)() if isinstance(encoder, str) else encoder
-        encoders[key] = SharedEncoder(made)
-    vars(router)["encoder"] = encoders[key]
-    return router
+def sharing(
+    make: Callable[[], Router], encoders: dict[str | int, SharedEncoder] | None = None
+) -> Callable[[], Router]:
+    """The same routers with one encoder among them, which encodes every text once.
 
-
-def sharing(make: Callable[[], Router]) -> Callable[[], Router]:
-    """The same routers with one encoder among them, which encodes every text once."""
+    ``encoders`` are those of other routers, by name or identity: one that is there is used, a new
+    one is added. Routers without an encoder stay as they are.
+    """
     encoder = getattr(make(), "encoder", None)
     if isinstance(encoder, SharedEncoder) or not isinstance(encoder, str | Encoder):
         return make
-    shared = SharedEncoder(load("encoders", encoder)() if isinstance(encoder, str) else encoder)
+    known = {} if encoders is None else encoders
+    key = encoder if isinstance(encoder, str) else id(encoder)
+    if key not in known:
+        made = load("encoders", encoder)() if isinstance(encoder, str) else encoder
+        known[key] = SharedEncoder(made)
+    shared = known[key]
 
     def again() -> Router:
         router = make()

@@ -69,6 +69,8 @@ class Outcome:
         What the router predicted, (queries, experts); None for rows without a router.
     seconds
         What fitting and deciding took in all folds, for all entrants that share the router.
+    note
+        What has to be known to read the row, such as what its policy guarantees.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Outcome:
     expected: FloatArray | None = None
     expected_cost: FloatArray | None = None
     seconds: float = 0.0
+    note: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,6 +224,8 @@ class Panel:
 
     def _router_facts(self, row: PanelRow) -> dict[str, Any]:
         facts: dict[str, Any] = {"switching": self.switching(row), "seconds": row.seconds}
+        if row.note:
+            facts["note"] = row.note
         if row.shares is not None:
             facts["entropy"] = selection_entropy(row.shares)
             facts["shares"] = dict(zip(self.records.experts, row.shares.tolist(), strict=True))

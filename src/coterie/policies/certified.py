@@ -121,6 +121,19 @@ class Certified:
         utility = utilities(quality, cost, price)
         return decisions(self.composition, estimates, order.tolist(), utility, rows, reasons)
 
+    @property
+    def guarantee(self) -> str:
+        """What holds on new queries, in words; empty where every query goes to the fallback."""
+        if self.calibration == 0 or math.isinf(self.threshold):
+            return ""
+        return f"with {self.confidence:.0%} confidence at most {self.risk:.1%} {self._lost}"
+
+    @property
+    def _lost(self) -> str:
+        if self.loss == "worse":
+            return "of queries switched and answered worse"
+        return "of the score lost"
+
     def _ranks(self, estimates: Estimates) -> IntArray:
         worth = utilities(estimates.quality, estimates.cost, self.willingness_to_pay)
         return ranked(worth, estimates.cost)
@@ -149,15 +162,9 @@ class Certified:
         if math.isinf(self.threshold):
             wanted = f"risk {self.risk:g} at {self.confidence:.0%} confidence"
             return f"{self.calibration} records certify nothing at {wanted}: {fallback} everywhere"
-        lost = (
-            "of queries switched and answered worse"
-            if self.loss == "worse"
-            else "of the score lost"
-        )
         return (
-            f"certified on {self.calibration} records: with {self.confidence:.0%} confidence at "
-            f"most {self.risk:.1%} {lost} against {fallback} (bound {self.bound:.1%}, "
-            f"threshold {self.threshold:+.3f})"
+            f"certified on {self.calibration} records: {self.guarantee} against {fallback} "
+            f"(bound {self.bound:.1%}, threshold {self.threshold:+.3f})"
         )
 
 

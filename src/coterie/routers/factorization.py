@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,24 +10,22 @@ from numpy.typing import NDArray
 from coterie.errors import InputError
 from coterie.features import Encoder
 from coterie.records import Records
-from coterie.routers.base import Router, make_encoder, mean_or, require_rows
-from coterie.routers.gradient import (
-    Schedule,
-    Weights,
-    distinct,
-    ensemble,
-    mean_and_error,
-    residual,
-    sigmoid,
-)
-from coterie.routers.linear import check_option, fit_cost, predict_cost
-from coterie.routers.mlp import inputs, require_positive
-from coterie.types import Estimates, FloatArray, IntArray, Query
+from coterie.routers.ensembles import Ensemble, Model, fit_link, inputs, require_positive
+from coterie.routers.gradient import Distinct, Schedule, Weights, residual, sigmoid
+from coterie.routers.linear import check_option
+from coterie.types import FloatArray, IntArray
 
 OPPONENTS = 32  # experts each expert is compared with in a step, where there are more
 
 
-class Factorization(Router):
+def products(weights: Weights, vectors: FloatArray) -> FloatArray:
+    """Logits (W1 e) . (w2 * v_m): (queries, experts), or (members, queries, experts)."""
+    return np.asarray(
+        vectors @ weights["projection"] @ np.swapaxes(weights["experts_vectors"], -1, -2)
+    )
+
+
+class Factorization(Ensemble):
     """A vector for every expert, a projection of every query; their weighted product is a logit.
 
     delta(m, x) = w2 . (v_m * W1 e) for expert m and the query's vector e, here with a constant
@@ -53,11 +50,8 @@ class Factorization(Router):
     """
 
     name = "factorization"
-    encoder_: Encoder
-    experts_vectors_: NDArray[np.float32]
-    projection_: NDArray[np.float32]
-    link_: FloatArray
-    cost_: FloatArray
+    expert_axis: ClassVar = {"projection": None, "experts_vectors": 0}
+    forward = staticmethod(products)
 
     def __init__(
         self,
@@ -69,92 +63,36 @@ class Factorization(Router):
         encoder: str | Encoder = "static",
         seed: int = 0,
     ) -> None:
-        self.loss = loss
-        self.dim = dim
-        self.noise = noise
-        self.members = members
-        self.epochs = epochs
-        self.encoder = encoder
-        self.seed = seed
+        super().__init__(members, epochs, encoder, seed)
+        self.loss, self.dim, self.noise = loss, dim, noise
 
     def fit(self, records: Records) -> Self:
         """Train the members one after the other; InputError for settings out of range."""
-        require_rows(records)
-        require_positive(dim=self.dim, members=self.members, epochs=self.epochs)
+        require_positive(dim=self.dim)
         check_option("loss", self.loss, ("scores", "battles"))
         if self.noise < 0:
             raise InputError(f"expected at least 0, got {self.noise}", field="noise")
-        texts = [q.text for q in records.queries]
-        self.experts_ = records.experts
-        self.encoder_ = make_encoder(self.encoder).fit(texts)
-        vectors = self.encoder_.encode(texts)
-        columns = distinct(records.quality)
-        model = _Model(inputs(vectors), columns.quality, columns.weight, self)
-        schedule = Schedule(epochs=self.epochs)
-        parts = (model.inputs, model.quality)
-        weights = ensemble(
-            model.start, model.slope, products, *parts, schedule, self.members, self.seed
-        )
-        self.experts_vectors_ = weights["experts"][:, columns.member]
-        self.projection_ = weights["projection"]
+        vectors = self._train(records, Schedule(epochs=self.epochs))
         self.link_ = self._fit_link(inputs(vectors), records.quality)
-        self.cost_ = fit_cost(vectors, records.cost)
         return self
 
-    def predict(self, queries: Sequence[Query]) -> Estimates:
-        """Mean of the members' probabilities, and ridge predictions of the cost."""
-        self._check_fitted()
-        vectors = self.encoder_.encode([q.text for q in queries])
-        scaled = self._products(inputs(vectors)) * self.link_[0] + self.link_[1]
-        quality, error = mean_and_error(sigmoid(scaled))
-        return Estimates(self.experts_, quality, predict_cost(vectors, self.cost_), error=error)
+    def _model(self, vectors: NDArray[np.float32], columns: Distinct) -> Model:
+        return _Factors(vectors, columns, self)
 
-    def _products(self, vectors: FloatArray) -> FloatArray:
-        """delta, shape (members, queries, experts)."""
-        weights = {"projection": self.projection_, "experts": self.experts_vectors_}
-        return products(weights, vectors)
-
-    def _fit_link(self, vectors: FloatArray, quality: FloatArray) -> FloatArray:
+    def _fit_link(self, vectors: NDArray[np.float32], quality: FloatArray) -> FloatArray:
         """Slope (not negative) and intercept that turn delta into the logit of a score."""
         if self.loss == "scores":
             return np.array([1.0, 0.0])
-        return fit_link(self._products(vectors).mean(axis=0), quality)
+        return fit_link(self._logits(vectors).mean(axis=0), quality)
 
 
-def products(weights: Weights, vectors: FloatArray) -> FloatArray:
-    """Logits (W1 e) . (w2 * v_m): (queries, experts), or (members, queries, experts)."""
-    return np.asarray(vectors @ weights["projection"] @ np.swapaxes(weights["experts"], -1, -2))
-
-
-def fit_link(logits: FloatArray, quality: FloatArray) -> FloatArray:
-    """Slope and intercept of a logistic regression of all scores on one number; slope >= 0."""
-    from scipy.optimize import minimize
-
-    seen = ~np.isnan(quality)
-    x, y = logits[seen].astype(float), quality[seen]
-
-    def loss(link: FloatArray) -> tuple[float, FloatArray]:
-        z = link[0] * x + link[1]
-        error = sigmoid(z) - y
-        value = np.logaddexp(0, z).mean() - (y * z).mean() + 1e-4 * (link @ link)
-        return value, np.array([(error * x).mean(), error.mean()]) + 2e-4 * link
-
-    begin = np.array([1.0, float(np.log((mean_or(y, 0.5) + 0.01) / (1.01 - mean_or(y, 0.5))))])
-    found = minimize(loss, begin, jac=True, bounds=[(0, None), (None, None)], method="L-BFGS-B")
-    return np.asarray(found.x, float)
-
-
-class _Model:
-    """The data and settings of a training, with the gradients of its two losses."""
+class _Factors(Model):
+    """The gradients of the two losses."""
 
     def __init__(
-        self,
-        vectors: NDArray[np.float32],
-        quality: NDArray[np.float32],
-        weight: NDArray[np.float32],
-        settings: Factorization,
+        self, vectors: NDArray[np.float32], columns: Distinct, settings: Factorization
     ) -> None:
-        self.inputs, self.quality, self.weight = vectors, quality, weight
+        super().__init__(vectors, columns)
         self.dim, self.noise, self.battles = settings.dim, settings.noise, settings.loss != "scores"
 
     def start(self, generator: np.random.Generator) -> Weights:
@@ -164,7 +102,7 @@ class _Model:
         vectors = generator.normal(0, 1 / np.sqrt(self.dim), (experts, self.dim))
         return {
             "projection": projection.astype(np.float32),
-            "experts": vectors.astype(np.float32),
+            "experts_vectors": vectors.astype(np.float32),
         }
 
     def slope(self, weights: Weights, rows: IntArray, generator: np.random.Generator) -> Weights:
@@ -172,11 +110,11 @@ class _Model:
         vectors = self.inputs[rows]
         vectors = vectors + self.noise * generator.standard_normal(vectors.shape, np.float32)
         projected = vectors @ weights["projection"]
-        logits = projected @ weights["experts"].T
+        logits = projected @ weights["experts_vectors"].T
         error = self._error(logits, rows, generator)
         return {
-            "projection": vectors.T @ (error @ weights["experts"]),
-            "experts": error.T @ projected,
+            "projection": vectors.T @ (error @ weights["experts_vectors"]),
+            "experts_vectors": error.T @ projected,
         }
 
     def _error(

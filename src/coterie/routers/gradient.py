@@ -1,8 +1,4 @@
-"""Stochastic gradient descent in numpy: what the routers without a closed form share.
-
-Every member of an ensemble keeps another part of the queries back, stops where experts chosen by
-its predictions score highest on that part, and so chooses its own number of epochs.
-"""
+"""Stochastic gradient descent in numpy: what the routers without a closed form share."""
 
 from __future__ import annotations
 
@@ -18,7 +14,6 @@ from coterie.types import FloatArray, IntArray
 Weights: TypeAlias = dict[str, NDArray[np.float32]]
 Gradient: TypeAlias = Callable[[Weights, IntArray, np.random.Generator], Weights]
 HANDICAPS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
-Predict: TypeAlias = Callable[[Weights, FloatArray], FloatArray]
 
 
 class Schedule(NamedTuple):
@@ -141,50 +136,3 @@ def _adam(
         kept = weights[key] * (1 - schedule.rate * schedule.decay)
         moved[key] = (kept - change).astype(np.float32)
     return moved
-
-
-def ensemble(
-    start: Callable[[np.random.Generator], Weights],
-    gradient: Gradient,
-    predict: Predict,
-    vectors: FloatArray,
-    quality: FloatArray,
-    schedule: Schedule,
-    members: int,
-    seed: int,
-) -> Weights:
-    """Weights of all members stacked along a new first axis.
-
-    Member ``i`` of ``n`` keeps the i-th of max(n, 5) parts of the queries back; where a part is
-    empty it is judged on what it learns from.
-    """
-    shuffled = np.random.default_rng(seed).permutation(len(vectors))
-    parts = np.array_split(shuffled, max(members, 5))
-    found = []
-    for number in range(members):
-        held = parts[number]
-        rows = np.setdiff1d(shuffled, held)
-        rows, held = (rows, held) if len(rows) and len(held) else (shuffled, shuffled)
-        judge = _Judge(predict, vectors[held], quality[held])
-        generator = np.random.default_rng([seed, number])
-        found.append(descend(start(generator), gradient, rows, judge, schedule, generator))
-    return {key: np.stack([member[key] for member in found]) for key in found[0]}
-
-
-class _Judge:
-    """Routing score and, among equals, cross-entropy on queries that were kept back."""
-
-    def __init__(self, predict: Predict, vectors: FloatArray, quality: FloatArray) -> None:
-        self.predict, self.vectors, self.quality = predict, vectors, quality
-
-    def __call__(self, weights: Weights) -> tuple[float, float]:
-        logits = self.predict(weights, self.vectors)
-        return round(routing_score(logits, self.quality), 9), -loss(logits, self.quality)
-
-
-def mean_and_error(predictions: FloatArray) -> tuple[FloatArray, FloatArray | None]:
-    """Mean over the members (first axis) and their standard deviation; None for one member."""
-    mean = predictions.mean(axis=0).astype(float)
-    if len(predictions) == 1:
-        return mean, None
-    return mean, predictions.std(axis=0, ddof=1).astype(float)

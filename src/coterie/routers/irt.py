@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from dataclasses import replace
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,27 +12,23 @@ from numpy.typing import NDArray
 from coterie.errors import InputError
 from coterie.features import Encoder
 from coterie.records import Records
-from coterie.routers.base import Router, make_encoder, require_rows
-from coterie.routers.factorization import fit_link
-from coterie.routers.gradient import (
-    Schedule,
-    Weights,
-    distinct,
-    ensemble,
-    mean_and_error,
-    mean_logit,
-    residual,
-    sigmoid,
-)
-from coterie.routers.linear import fit_cost, predict_cost
-from coterie.routers.mlp import inputs, require_positive
+from coterie.routers.ensembles import Ensemble, Model, fit_link, inputs, require_positive
+from coterie.routers.gradient import Distinct, Schedule, Weights, mean_logit, residual
 from coterie.types import Estimates, FloatArray, IntArray, Query
 
 BLOCK = 1024  # queries whose similarities are held at once
 WORDS = ("easy", "rather easy", "of middling difficulty", "rather hard", "hard")
 
 
-class IRT(Router):
+def responses(weights: Weights, vectors: FloatArray) -> FloatArray:
+    """Logits a . theta_m - b: (queries, experts), or (members, queries, experts)."""
+    items = vectors @ weights["discrimination"]
+    return np.asarray(
+        items @ np.swapaxes(weights["ability"], -1, -2) - vectors @ weights["difficulty"]
+    )
+
+
+class IRT(Ensemble):
     """Multidimensional two-parameter item response theory, P = sigmoid(a . theta_m - b).
 
     Every expert m has an ability vector theta_m; a query's discrimination a and difficulty b are
@@ -56,14 +53,11 @@ class IRT(Router):
     """
 
     name = "irt"
-    encoder_: Encoder
-    discrimination_: NDArray[np.float32]
-    difficulty_: NDArray[np.float32]
+    expert_axis: ClassVar = {"discrimination": None, "difficulty": None, "ability": 0}
+    forward = staticmethod(responses)
     ability_: NDArray[np.float32]
-    link_: FloatArray
     quantiles_: FloatArray
     vectors_: FloatArray
-    cost_: FloatArray
 
     def __init__(
         self,
@@ -76,38 +70,17 @@ class IRT(Router):
         encoder: str | Encoder = "static",
         seed: int = 0,
     ) -> None:
-        self.dim = dim
-        self.warmup = warmup
-        self.neighbours = neighbours
-        self.decay = decay
-        self.members = members
-        self.epochs = epochs
-        self.encoder = encoder
-        self.seed = seed
+        super().__init__(members, epochs, encoder, seed)
+        self.dim, self.warmup, self.neighbours, self.decay = dim, warmup, neighbours, decay
 
     def fit(self, records: Records) -> Self:
         """Train the members one after the other; InputError for settings out of range."""
-        require_rows(records)
         self._check_settings()
-        texts = [q.text for q in records.queries]
-        self.experts_ = records.experts
-        self.encoder_ = make_encoder(self.encoder).fit(texts)
-        vectors = self.encoder_.encode(texts)
-        columns = distinct(records.quality)
-        model = _Items(inputs(vectors), columns.quality, columns.weight, self.dim)
-        schedule = Schedule(epochs=self.epochs, decay=self.decay)
-        parts = (model.inputs, model.quality)
-        weights = ensemble(
-            model.start, model.slope, responses, *parts, schedule, self.members, self.seed
-        )
-        self.discrimination_, self.difficulty_ = weights["discrimination"], weights["difficulty"]
-        self.ability_ = weights["ability"][:, columns.member]
-        self.link_ = fit_link(
-            responses(self._weights(), model.inputs).mean(axis=0), records.quality
-        )
-        self.quantiles_ = np.quantile(self._hardness(model.inputs), np.linspace(0, 1, 101))
+        vectors = self._train(records, Schedule(epochs=self.epochs, decay=self.decay))
+        recorded = inputs(vectors)
+        self.link_ = fit_link(self._logits(recorded).mean(axis=0), records.quality)
+        self.quantiles_ = np.quantile(self._hardness(recorded), np.linspace(0, 1, 101))
         self.vectors_ = vectors if self.warmup else vectors[:0]
-        self.cost_ = fit_cost(vectors, records.cost)
         return self
 
     def predict(self, queries: Sequence[Query]) -> Estimates:
@@ -115,26 +88,18 @@ class IRT(Router):
         self._check_fitted()
         vectors = self.encoder_.encode([q.text for q in queries])
         warm = inputs(self._warm(vectors))
-        logits = responses(self._weights(), warm) * self.link_[0] + self.link_[1]
-        quality, error = mean_and_error(sigmoid(logits))
-        cost = predict_cost(vectors, self.cost_)
         evidence = tuple(map(self._in_words, self._hardness(warm)))
-        return Estimates(self.experts_, quality, cost, error=error, evidence=evidence)
+        return replace(self._estimates(vectors, warm), evidence=evidence)
 
     def _check_settings(self) -> None:
-        positive = {"dim": self.dim, "members": self.members, "epochs": self.epochs}
-        require_positive(**positive, neighbours=self.neighbours)
+        require_positive(dim=self.dim, neighbours=self.neighbours)
         if not 0 <= self.warmup <= 1:
             raise InputError(f"expected a share of 0 to 1, got {self.warmup}", field="warmup")
         if self.decay < 0:
             raise InputError(f"expected at least 0, got {self.decay}", field="decay")
 
-    def _weights(self) -> Weights:
-        return {
-            "discrimination": self.discrimination_,
-            "difficulty": self.difficulty_,
-            "ability": self.ability_,
-        }
+    def _model(self, vectors: NDArray[np.float32], columns: Distinct) -> Model:
+        return _Items(vectors, columns, self.dim)
 
     def _warm(self, vectors: FloatArray) -> FloatArray:
         """Vectors mixed with the mean of the nearest recorded ones."""
@@ -160,25 +125,12 @@ class IRT(Router):
         return f"looks {word}: harder than {below} % of the recorded queries"
 
 
-def responses(weights: Weights, vectors: FloatArray) -> FloatArray:
-    """Logits a . theta_m - b: (queries, experts), or (members, queries, experts)."""
-    items = vectors @ weights["discrimination"]
-    return np.asarray(
-        items @ np.swapaxes(weights["ability"], -1, -2) - vectors @ weights["difficulty"]
-    )
+class _Items(Model):
+    """The gradient of the masked cross-entropy of abilities and items."""
 
-
-class _Items:
-    """The data of a training, with the gradient of its loss."""
-
-    def __init__(
-        self,
-        vectors: NDArray[np.float32],
-        quality: NDArray[np.float32],
-        weight: NDArray[np.float32],
-        dim: int,
-    ) -> None:
-        self.inputs, self.quality, self.weight, self.dim = vectors, quality, weight, dim
+    def __init__(self, vectors: NDArray[np.float32], columns: Distinct, dim: int) -> None:
+        super().__init__(vectors, columns)
+        self.dim = dim
 
     def start(self, generator: np.random.Generator) -> Weights:
         """Small random discriminations and abilities, every query as hard as the mean."""

@@ -110,9 +110,11 @@ def predict_cost(vectors: FloatArray, coefficients: FloatArray) -> FloatArray:
 
 def patterns(targets: FloatArray) -> Iterator[tuple[IntArray, NDArray[np.bool_]]]:
     """Columns observed in the same rows, and those rows."""
-    found, member = np.unique(~np.isnan(targets), axis=1, return_inverse=True)
-    for number, seen in enumerate(found.T):
-        yield np.flatnonzero(member == number), seen
+    seen, alike = ~np.isnan(targets), dict[bytes, list[int]]()
+    for number, bits in enumerate(np.packbits(seen, axis=0).T):
+        alike.setdefault(bits.tobytes(), []).append(number)
+    for columns in alike.values():
+        yield np.array(columns), seen[:, columns[0]]
 
 
 def gaps(quality: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -149,7 +151,8 @@ def fit_ridge(vectors: FloatArray, targets: FloatArray) -> Ridge:
         if seen.sum() < FEW:
             fitted.coefficients[-1, columns] = mean_or(targets[:, columns], 0.0)
         else:
-            found = _ridge(np.asarray(vectors, float)[seen], targets[np.ix_(seen, columns)])
+            rows = np.asarray(vectors, float)
+            found = _ridge(rows if seen.all() else rows[seen], targets[np.ix_(seen, columns)])
             for whole, part in zip(fitted[:3], found, strict=True):
                 whole[..., columns] = part
     return fitted
@@ -158,11 +161,18 @@ def fit_ridge(vectors: FloatArray, targets: FloatArray) -> Ridge:
 def _ridge(vectors: FloatArray, targets: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Coefficients, penalties and noise of columns without holes."""
     centre, mean = vectors.mean(axis=0), targets.mean(axis=0)
-    strength, axes = np.linalg.eigh((vectors - centre).T @ (vectors - centre))
+    centred = vectors - centre
+    strength, axes = np.linalg.eigh(centred.T @ centred)
     strength = np.maximum(strength, 0.0)
-    turned = (vectors - centre) @ axes  # (rows, dim), uncorrelated columns
+    turned = centred @ axes  # (rows, dim), uncorrelated columns
     projected = turned.T @ (targets - mean)
-    errors = [_left_out(turned, strength, projected, targets - mean, p) for p in PENALTIES]
+    inverse = 1 / (strength[:, None] + PENALTIES)  # (dim, penalties)
+    leverage = np.square(turned) @ inverse + 1 / len(targets)
+    kept = np.maximum(1 - leverage, 1e-6)  # (rows, penalties)
+    errors = [
+        _left_out(turned, column[:, None] * projected, targets - mean, own)
+        for column, own in zip(inverse.T, kept.T, strict=True)
+    ]
     best = np.argmin(errors, axis=0)
     penalty = PENALTIES[best]
     coefficients = axes @ (projected / (strength[:, None] + penalty))
@@ -171,24 +181,19 @@ def _ridge(vectors: FloatArray, targets: FloatArray) -> tuple[FloatArray, FloatA
 
 
 def _left_out(
-    turned: FloatArray,
-    strength: FloatArray,
-    projected: FloatArray,
-    targets: FloatArray,
-    penalty: float,
+    turned: FloatArray, coefficients: FloatArray, targets: FloatArray, kept: FloatArray
 ) -> FloatArray:
-    """Mean squared leave-one-out error of every column, from the hat matrix's diagonal."""
-    inverse = 1 / (strength + penalty)
-    residual = targets - turned @ (inverse[:, None] * projected)
-    leverage = np.square(turned) @ inverse + 1 / len(targets)
-    error: FloatArray = np.mean((residual / np.maximum(1 - leverage, 1e-6)[:, None]) ** 2, axis=0)
+    """Mean squared leave-one-out error of every column; ``kept`` is 1 less the hat's diagonal."""
+    residual = targets - turned @ coefficients
+    error: FloatArray = np.square(1 / kept) @ np.square(residual) / len(targets)
     return error
 
 
 def principal_axes(vectors: FloatArray) -> tuple[FloatArray, FloatArray]:
     """An affine map onto uncorrelated axes (dim + 1, dim) and the sum of squares along each."""
     centre = vectors.mean(axis=0)
-    strength, axes = np.linalg.eigh((vectors - centre).T @ (vectors - centre))
+    centred = vectors - centre
+    strength, axes = np.linalg.eigh(centred.T @ centred)
     return np.vstack([axes, -centre @ axes]), np.maximum(strength, 0.0)
 
 

@@ -147,10 +147,9 @@ def _held_out(
     rows, new = with_intercept(vectors) @ axes, targets[held]
     train, test = with_intercept(rows[kept]), with_intercept(rows[held])
     weights, losses = start(targets[kept], len(strength)), []
+    train, known = train.astype(np.float32), targets[kept].astype(np.float32)  # enough for ROUGH
     for penalty in grid:
-        weights = solve(
-            train, strength, targets[kept], np.full(new.shape[1], penalty), weights, ROUGH
-        )
+        weights = solve(train, strength, known, np.full(new.shape[1], penalty), weights, ROUGH)
         losses.append(cross_entropy(test @ weights, new).sum(axis=0))
     return np.array(losses)
 
@@ -194,15 +193,18 @@ def solve(
     axes are uncorrelated, so one division is a Newton step of the bound; Nesterov's momentum speeds
     it up and restarts in a column where it leads uphill (O'Donoghue and Candès 2015).
     """
+    kind = turned.dtype
     shrink = np.vstack([np.tile(penalty, (len(strength), 1)), np.zeros(len(penalty))])
     bound = np.append(strength, float(len(turned)))[:, None] / 4 + shrink
-    ahead, age = weights, np.zeros(len(penalty))
+    bound, shrink = bound.astype(kind), shrink.astype(kind)
+    ahead = weights = np.asarray(weights, kind)
+    age = np.zeros(len(penalty), kind)
     reach = np.sqrt(np.append(strength / len(turned), 1.0))[:, None]
     for _ in range(ITERATIONS):
         slope = turned.T @ (sigmoid(turned @ ahead) - targets) + shrink * ahead
         new = ahead - slope / bound
         step = new - weights
-        age = np.where((slope * step).sum(axis=0) > 0, 0.0, age + 1)
+        age = np.where((slope * step).sum(axis=0) > 0, 0, age + 1)
         ahead, weights = new + age / (age + 3) * step, new
         if np.abs(step * reach).max() < tolerance:
             break

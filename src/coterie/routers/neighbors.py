@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coterie.errors import InputError
 from coterie.features import Encoder
@@ -114,13 +115,15 @@ class KNN(Router):
         quality, cost, error = np.empty(shape), np.empty(shape), np.empty(shape)
         rows, weights = self._neighbours(queries)
         prior, usual = self._prior(queries), mean_or(self.cost_, 0.0)
+        scores, squares = Known.of(self.residual_), Known.of(self.residual_**2)
+        costs = Known.of(self.cost_ - usual)
         for start in range(0, len(queries), BLOCK):
             part = slice(start, start + BLOCK)
-            near = self.residual_[rows[part]]  # (queries, k, experts)
-            shift, mass = _shrunk(near, weights[part], self.shrinkage_)
+            near, own = rows[part], weights[part, None]
+            shift, mass = _shrunk(*scores.summed(near, own), self.shrinkage_)
             quality[part] = np.clip(prior[part] + shift, 0.0, 1.0)
-            error[part] = self._error(near, weights[part], shift, mass)
-            dearer, _ = _shrunk(self.cost_[rows[part]] - usual, weights[part], self.shrinkage_)
+            error[part] = self._error(*squares.summed(near, own), shift, mass)
+            dearer, _ = _shrunk(*costs.summed(near, own), self.shrinkage_)
             cost[part] = np.maximum(usual + dearer, 0.0)
         evidence = tuple(f"nearest recorded query: {self.texts_[r[0]][:80]!r}" for r in rows)
         support = Support(rows, weights, self.quality_, self.texts_)
@@ -154,18 +157,15 @@ class KNN(Router):
             self._index = index = Index(self.vectors_)
         vectors = self.encoder_.encode([q.text for q in queries])
         rows, near = index.nearest(vectors, self.k_ * (1 if self.floor is None else WIDER))
-        return rows, _weights(near, self.k_, self.temperature_, self.floor)
+        return rows, _decay(near, self.temperature_) * _inside(near, self.k_, self.floor)
 
     def _error(
-        self, near: FloatArray, weights: FloatArray, shift: FloatArray, mass: FloatArray
+        self, squares: FloatArray, count: FloatArray, shift: FloatArray, mass: FloatArray
     ) -> FloatArray:
         """Standard error of the estimates: local variance over the mass of neighbours and prior."""
         prior = max(self.shrinkage_, 1.0)
-        seen = ~np.isnan(near)
-        squares = np.einsum("qk,qke->qe", weights, np.nan_to_num(near) ** 2)
-        count = np.einsum("qk,qke->qe", weights, seen) + prior
-        variance = (squares + prior * self.variance_) / count - shift**2
-        error: FloatArray = np.sqrt(np.maximum(variance, 0.0) / np.maximum(mass, 1.0))
+        around = (squares[:, 0] + prior * self.variance_) / (count[:, 0] + prior) - shift**2
+        error: FloatArray = np.sqrt(np.maximum(around, 0.0) / np.maximum(mass, 1.0))
         return error
 
     def _choose(self, left_out: FloatArray) -> Setting:
@@ -187,27 +187,29 @@ class KNN(Router):
         """Error of every setting, summed over records none of which sees itself."""
         rows = np.arange(0, len(self.vectors_), -(-len(self.vectors_) // TRIED))
         wanted = max(s.k for s in settings) * (1 if self.floor is None else WIDER)
-        index = Index(self.vectors_)
+        index, known = Index(self.vectors_), Known.of(self.residual_)
         errors = np.zeros(len(settings))
         for start in range(0, len(rows), BLOCK):
             part = rows[start : start + BLOCK]
             found, near = index.nearest(self.vectors_[part], wanted, without=part)
             target = self.quality_[part] - left_out[part]
-            errors += self._errors_of(settings, self.residual_[found], near, target)
+            errors += self._errors_of(settings, known, found, near, target)
         return errors
 
     def _errors_of(
         self,
         settings: Sequence[Setting],
-        residual: FloatArray,
+        known: Known,
+        found: IntArray,
         near: FloatArray,
         target: FloatArray,
     ) -> FloatArray:
-        """Summed contrast errors of settings on a block; ``residual`` is (rows, k, experts)."""
+        """Summed contrast errors of settings on a block whose neighbours are ``found``."""
         shapes = sorted({(s.k, s.temperature) for s in settings})
-        weights = np.stack([_weights(near, k, t, self.floor) for k, t in shapes], axis=1)
-        totals = weights @ np.nan_to_num(residual)  # (rows, shapes, experts)
-        masses = weights @ (~np.isnan(residual)).astype(float)
+        inside = {k: _inside(near, k, self.floor) for k in {k for k, _ in shapes}}
+        decay = {t: _decay(near, t).astype(np.float32) for t in {t for _, t in shapes}}
+        weights = np.stack([decay[t] * inside[k] for k, t in shapes], axis=1)
+        totals, masses = known.summed(found, weights)  # (rows, shapes, experts or 1)
         errors = []
         for k, temperature, shrinkage in settings:
             at = shapes.index((k, temperature))
@@ -217,25 +219,53 @@ class KNN(Router):
         return np.array(errors)
 
 
-def _weights(near: FloatArray, k: int, temperature: float, floor: float | None) -> FloatArray:
-    """Weights of neighbours from similarities in falling order; 0 beyond the neighbourhood."""
-    if not near.shape[1]:
-        return near
-    inside = np.arange(near.shape[1]) < k
-    if floor is not None:
-        last = near[:, [min(k, near.shape[1]) - 1]]
-        inside = (near >= floor * last) & (np.arange(near.shape[1]) < WIDER * k)
-    weights: FloatArray = np.exp((near - near[:, :1]) / temperature) * (inside & (near > 0))
+def _decay(near: FloatArray, temperature: float) -> FloatArray:
+    """Weights of neighbours from similarities in falling order, 1 for the nearest."""
+    weights: FloatArray = np.exp((near - near[:, :1]) / temperature)
     return weights
 
 
+def _inside(near: FloatArray, k: int, floor: float | None) -> NDArray[np.bool_]:
+    """Which of these neighbours, in falling order of similarity, are in the neighbourhood."""
+    inside = np.arange(near.shape[1]) < k
+    if floor is not None and near.shape[1]:
+        last = near[:, [min(k, near.shape[1]) - 1]]
+        inside = (near >= floor * last) & (np.arange(near.shape[1]) < WIDER * k)
+    return np.asarray(inside & (near > 0))
+
+
+class Known(NamedTuple):
+    """A table (records, experts) to sum over neighbours; ``seen`` is None where nothing is NaN."""
+
+    values: NDArray[np.float32]
+    seen: NDArray[np.float32] | None
+
+    @classmethod
+    def of(cls, table: FloatArray) -> Known:
+        """The table, unobserved cells being 0."""
+        holes = np.isnan(table)
+        seen = (~holes).astype(np.float32) if holes.any() else None
+        return cls(np.nan_to_num(table).astype(np.float32), seen)
+
+    def summed(self, rows: IntArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Weighted sums over neighbours and the mass of the observed ones.
+
+        ``rows`` are (queries, k), ``weights`` (queries, settings, k); sums have shape
+        (queries, settings, experts), masses the same or a single column for all experts.
+        """
+        narrow = weights.astype(np.float32)
+        totals = np.asarray(narrow @ self.values[rows], float)
+        if self.seen is None:
+            return totals, weights.sum(axis=2, keepdims=True)
+        return totals, np.asarray(narrow @ self.seen[rows], float)
+
+
 def _shrunk(
-    residual: FloatArray, weights: FloatArray, shrinkage: float
+    totals: FloatArray, masses: FloatArray, shrinkage: float
 ) -> tuple[FloatArray, FloatArray]:
-    """Weighted means of residuals (queries, k, experts) shrunk to 0, and their mass."""
-    total = np.einsum("qk,qke->qe", weights, np.nan_to_num(residual))
-    mass = np.einsum("qk,qke->qe", weights, ~np.isnan(residual)) + shrinkage
-    return total / np.where(mass > 0, mass, np.inf), mass
+    """Means shrunk to 0 from sums of one setting (queries, 1, experts), and their mass."""
+    mass = masses[:, 0] + shrinkage
+    return totals[:, 0] / np.where(mass > 0, mass, np.inf), mass
 
 
 class CategoryKNN(KNN):

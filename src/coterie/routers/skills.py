@@ -11,7 +11,7 @@ from coterie.errors import InputError
 from coterie.features import Encoder
 from coterie.records import Records
 from coterie.routers.base import Router, make_encoder, mean_or, require_rows, spread
-from coterie.skills import TermAnnotator, map_skills, profile
+from coterie.skills import TermAnnotator, incidence, map_skills, profile
 from coterie.types import Estimates, FloatArray, Query
 
 ANNOTATORS = ("terms", "tags")
@@ -76,14 +76,14 @@ class Skills(Router):
         self._check_fitted()
         keywords = self._keywords(queries)
         mapped = map_skills(keywords, self.vocabulary_, self.encoder_)
-        local = [self.points_[:, s].sum(axis=1) if s else self.mean_ * np.nan for s in mapped]
-        quality = [self._expected(s) for s in mapped]
-        shape = (len(queries), len(self.experts_))
+        named = incidence(mapped, len(self.vocabulary_))  # (queries, skills)
+        local = named @ self.points_.T
+        local[named.sum(axis=1) == 0] = np.nan
         return Estimates(
             self.experts_,
-            np.array(quality).reshape(shape),
+            self._expected(named),
             spread(self.cost_, queries),
-            suitability=np.array(local).reshape(shape),
+            suitability=local,
             strength=self.points_.sum(axis=1),
             evidence=tuple(self._evidence(k, m) for k, m in zip(keywords, mapped, strict=True)),
         )
@@ -100,17 +100,16 @@ class Skills(Router):
         annotator = TermAnnotator.restore(self.encoder_, params, {"vectors": self.vectors_})
         return annotator.keywords([q.text for q in queries])
 
-    def _expected(self, skills: Sequence[int]) -> FloatArray:
-        """Mean over skills of the shrunk score, rare skills first, shape (experts,)."""
-        if not skills:
-            return self.mean_
-        count = self.counts_[:, skills]
-        right = (self.points_[:, skills] + count) / 2
-        mass = count + self.shrinkage
+    def _expected(self, named: Any) -> FloatArray:
+        """Mean over named skills of the shrunk score, rare skills first, (queries, experts)."""
+        right = (self.points_ + self.counts_) / 2
+        mass = self.counts_ + self.shrinkage
         shrunk = (right + self.shrinkage * self.mean_[:, None]) / np.maximum(mass, 1e-12)
         scores = np.where(mass > 0, shrunk, self.mean_[:, None])
-        rarity = 1 / np.maximum(count.max(axis=0), 1)
-        return np.average(scores, axis=1, weights=rarity)
+        rarity = 1 / np.maximum(self.counts_.max(axis=0, initial=0.0), 1)
+        weight = (named @ rarity)[:, None]
+        means = (named @ (scores * rarity).T) / np.maximum(weight, 1e-300)
+        return np.asarray(np.where(weight > 0, means, self.mean_))
 
     def _evidence(self, keywords: Sequence[str], mapped: Sequence[int]) -> str:
         if not keywords:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -27,8 +28,10 @@ class Stack(Router):
     Inside the training records every member predicts folds that it did not see. The combination
     weighs members by non-negative least squares (Breiman 1996) on what decides a routing: each
     score minus the question's mean over experts. Candidates are compared by the mean score of the
-    expert they would choose. The best one is taken if it gains more than ``errors`` standard errors
-    (of the paired difference) over best single; where nothing does, all queries go to that expert.
+    expert they would choose. The best one is taken if it gains more over best single than
+    ``errors`` standard errors (of the paired difference) allow; where nothing does, all queries go
+    to that expert. The largest of several noisy gains looks better than it is, so the bound is
+    raised until chance passes it as rarely as one candidate passes ``errors`` (Bonferroni).
 
     Parameters
     ----------
@@ -37,7 +40,7 @@ class Stack(Router):
     folds
         Parts that the training records are cut into.
     errors
-        Standard errors that the gain over best single must exceed.
+        Standard errors that the gain over best single would have to exceed for one candidate.
     encoder
         Plug-in name of an encoder, or an instance, shared by the members that read texts.
     """
@@ -107,7 +110,7 @@ class Stack(Router):
         scores = {name: _routed(values, quality) for name, values in predicted.items()}
         rows = {name: _gain(values - scores[BEST_SINGLE]) for name, values in scores.items()}
         chosen = max(rows, key=lambda name: rows[name][0])
-        if rows[chosen][0] <= self.errors * rows[chosen][1]:
+        if rows[chosen][0] <= best_of(len(rows) - 1, self.errors) * rows[chosen][1]:
             chosen = BEST_SINGLE
         weights = {name: np.eye(len(names))[b] for b, name in enumerate(names)}
         weights |= {BEST_SINGLE: np.zeros(len(names)), COMBINATION: combine(crossed, quality)}
@@ -214,6 +217,22 @@ def _routed(predicted: FloatArray, quality: FloatArray) -> FloatArray:
     best = np.where(seen, predicted, -np.inf).argmax(axis=1)
     scores: FloatArray = quality[np.arange(len(quality)), best]
     return scores
+
+
+def best_of(candidates: int, errors: float) -> float:
+    """Standard errors that chance lifts the best of several over as rarely as one over ``errors``.
+
+    At most as rarely: candidates that depend on each other make it rarer. A bound of 0 or less
+    asks for no certainty and stays.
+
+    >>> round(best_of(1, 2.0), 2), round(best_of(5, 2.0), 2)
+    (2.0, 2.61)
+    """
+    if errors <= 0:
+        return errors
+    normal = NormalDist()
+    chance = max(normal.cdf(-errors) / candidates, 1e-300)
+    return max(errors, -normal.inv_cdf(chance))
 
 
 def _gain(difference: FloatArray) -> list[float]:

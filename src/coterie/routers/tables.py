@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coterie.records import Records
 from coterie.routers.base import mean_or
@@ -59,11 +60,8 @@ def find_effects(deviations: FloatArray, groups: IntArray, count: int) -> Effect
     analysis of variance; the one between groups is pooled over experts and at least 0.
     """
     deviations, groups = deviations[groups >= 0], groups[groups >= 0]
-    seen = ~np.isnan(deviations)
-    totals, counts, squares = (np.zeros((count, deviations.shape[1])) for _ in range(3))
-    np.add.at(totals, groups, np.nan_to_num(deviations))
-    np.add.at(counts, groups, seen)
-    np.add.at(squares, groups, np.nan_to_num(deviations) ** 2)
+    seen, filled = ~np.isnan(deviations), np.nan_to_num(deviations)
+    totals, counts, squares = _group_sums((filled, seen, filled**2), groups, count)
     inside = (squares - totals**2 / np.maximum(counts, 1)).sum(axis=0)
     rows, used = counts.sum(axis=0), (counts > 0).sum(axis=0)
     within = np.where(rows > used, inside / np.maximum(rows - used, 1), UNKNOWN)
@@ -72,6 +70,19 @@ def find_effects(deviations: FloatArray, groups: IntArray, count: int) -> Effect
     excess = (outside - np.maximum(used - 1, 0) * within)[rows > used].sum()
     mass = (rows - (counts**2).sum(axis=0) / np.maximum(rows, 1))[rows > used].sum()
     return Effects(totals, counts, within, float(max(excess / mass, 0.0)) if mass > 0 else 0.0)
+
+
+def _group_sums(
+    tables: Sequence[FloatArray | NDArray[np.bool_]], groups: IntArray, count: int
+) -> list[FloatArray]:
+    """Sums of each table's rows (rows x columns) by group, shape (groups, columns)."""
+    order = np.argsort(groups, kind="stable")
+    present, starts = np.unique(groups[order], return_index=True)
+    sums: list[FloatArray] = [np.zeros((count, table.shape[1])) for table in tables]
+    for total, table in zip(sums, tables, strict=True):
+        if len(present):
+            total[present] = np.add.reduceat(table[order], starts, axis=0, dtype=float)
+    return sums
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,6 +211,8 @@ def contrast_error(errors: FloatArray) -> float:
 
     A row in which one expert is known counts as it is.
     """
+    if errors.shape[1] > 1 and not np.isnan(errors).any():
+        return float(np.square(errors - errors.mean(axis=1, keepdims=True)).sum())
     count = (~np.isnan(errors)).sum(axis=1, keepdims=True)
     mean = np.nansum(errors, axis=1, keepdims=True) / np.maximum(count, 1)
     return float(np.nansum((errors - np.where(count > 1, mean, 0.0)) ** 2))
