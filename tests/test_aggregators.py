@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -145,3 +146,9 @@ def test_a_confident_answer_outweighs_an_unsure_one_of_a_better_expert() -> None
 def test_without_log_probabilities_the_calibrated_vote_is_the_weighted_one() -> None:
     vote = Calibrated(intercept=-3.0, quality=0.3, surprise=-1.0)
     assert vote.log_odds(Completion("a", "95"), 0.8) == Weighted().log_odds(0.8)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "1", True, 10**20])
+def test_a_calibrated_vote_refuses_what_is_no_finite_number(value: Any) -> None:
+    with pytest.raises(InputError, match="field 'surprise': expected a"):
+        Calibrated(0.0, 1.0, value)

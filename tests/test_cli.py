@@ -1,12 +1,17 @@
 """The main path through the command line; what goes wrong is in test_bad_input."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli_world import POOL, Project
 
 import coterie
+from coterie.panel import DEFAULT
+from coterie.routers.base import load_router
+from coterie.testing import make_records
 
 
 def labelled(project: Project) -> None:
@@ -56,6 +61,62 @@ def test_profiled_records_know_how_large_the_experts_are(tmp_path: Path) -> None
     chosen = json.loads(project.main(*args).stdout)
     assert 1 <= len(chosen["choice"]["experts"]) <= 2
     assert chosen["left_out"] == []
+
+
+def test_fit_takes_settings_as_evaluate_does(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    make_records(24).write(tmp_path / "records")
+    args = ("fit", "records", "-o", "fitted", "--encoder", "lexical", "--router")
+    done = project.main(*args, "knn(k=3, floor=0.5)")
+    assert (done.returncode, done.stderr) == (0, "")
+    fitted: Any = load_router(tmp_path / "fitted")
+    assert (fitted.k, fitted.floor, fitted.encoder) == (3, 0.5, "lexical")
+
+
+def test_fit_takes_the_default_of_the_panel_and_its_router_routes(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    make_records(60).write(tmp_path / "records")
+    assert json.loads(project.main("fit", "records", "-o", "r", "--json").stdout)["router"] == (
+        DEFAULT
+    )
+    route = project.main("route", "2 + 2?", "--router", "r", "--k", "2", "--json")
+    assert len(json.loads(route.stdout)["experts"]) == 2
+    paper = project.main("route", "2 + 2?", "--router", "r", "--rule", "paper")
+    assert "'paper' needs skill scores; fit the skills router, or use greedy" in paper.stderr
+
+
+def test_fit_takes_skills_where_an_annotator_named_some(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    made = make_records(24)
+    tagged = tuple(replace(q, tags=(str(q.category),)) for q in made.queries)
+    replace(made, queries=tagged).write(tmp_path / "records")
+    done = project.main("fit", "records", "-o", "r")
+    assert done.stdout.startswith("skills router on 24 queries: r\nit reads skills from the anno")
+    assert project.main("fit", "records", "-o", "r", "--router", "linear").stdout.startswith(
+        "linear router"
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--router", "knn(kk=3)"), "field 'knn': no setting 'kk'; there are k,"),
+        (("--router", "knn,linear"), "expected one, NAME or NAME(setting=value, ...)"),
+        (("--router", ""), "expected one, NAME or NAME(setting=value, ...)"),
+        (("--router", "knn(k=10**20)"), "field 'knn': expected setting=value"),
+        (("--router", f"knn(k={10**20})"), "field 'knn: k': expected a whole number"),
+        (("--router", "linear(target=3)"), "field 'linear: target': expected a word, got 3"),
+        (("--router", "oracle", "--encoder", "static"), "field 'oracle': no setting 'encoder'"),
+        (("--router", "knn(encoder=static)", "--encoder", "lexical"), "names one already"),
+    ],
+)
+def test_what_fit_cannot_use_is_named(tmp_path: Path, args: tuple[str, ...], message: str) -> None:
+    project = Project(tmp_path)
+    make_records(24).write(tmp_path / "records")
+    done = project.main("fit", "records", "-o", "r", *args)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert message in done.stderr
+    assert not (tmp_path / "r").exists()
 
 
 def test_what_is_printed_for_people_says_the_same(tmp_path: Path) -> None:

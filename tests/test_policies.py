@@ -667,3 +667,8 @@ def test_evidence_is_json_without_infinities(policy: Policy) -> None:
 def test_senseless_policies_are_refused_by_name(make: Any, field: str) -> None:
     with pytest.raises(InputError, match=f"field '{field}': expected"):
         make()
+
+
+def test_a_count_beyond_reason_is_refused_by_its_key() -> None:
+    with pytest.raises(InputError, match="field 'k': expected at most 1000000000"):
+        Recruit(10**20, "paper")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from coterie.errors import InputError
-from coterie.questions import LONGEST, parse_questions, read_questions
+from coterie.questions import LONGEST, open_queries, parse_questions, read_questions
 
 
 def lines(*objects: object) -> list[bytes]:
@@ -150,3 +150,28 @@ def test_a_dash_reads_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(GOOD + b"{}\n")))
     with pytest.raises(InputError, match="standard input, line 2, field 'question'"):
         read_questions("-")
+
+
+def test_queries_opened_for_reading_are_those_that_are_read_at_once(tmp_path: Path) -> None:
+    rows = [{"id": f"q{i}", "question": f"what is {i}?", "category": "c"} for i in range(3000)]
+    text = "".join(json.dumps(row) + ("\n\n" if i % 7 == 0 else "\n") for i, row in enumerate(rows))
+    (tmp_path / "q.jsonl").write_text(text)
+    with open_queries(tmp_path / "q.jsonl") as opened:
+        assert len(opened) == 3000
+        assert tuple(opened[i] for i in (0, 2999, 1500)) == tuple(
+            read_questions(tmp_path / "q.jsonl").queries[i] for i in (0, 2999, 1500)
+        )
+
+
+def test_opened_queries_are_checked_before_the_first_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text(
+        '{"id": "a", "question": "x"}\n{"id": "a", "question": "y"}\n'
+    )
+    with (
+        pytest.raises(InputError, match="'a' is also the id of line 1"),
+        open_queries(tmp_path / "q.jsonl"),
+    ):
+        pass
+    (tmp_path / "q.jsonl").write_text('{"question": "x"}\n{"question": 3}\n')
+    with pytest.raises(InputError, match="line 2"), open_queries(tmp_path / "q.jsonl"):
+        pass

@@ -3,6 +3,8 @@
 import json
 import random
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 from cli_world import POOL, Project
@@ -143,3 +145,35 @@ def test_skills_are_kept_in_a_journal_of_their_own(tmp_path: Path) -> None:
     project.write("questions.jsonl", '{"id": "q0", "question": "another?"}\n')
     refused = "answers.jsonl.journal-skills belongs to another run: questions was"
     assert refused in project.main(*annotated).stderr
+
+
+def test_a_run_killed_at_a_hundred_moments_loses_nothing_and_repeats_little(tmp_path: Path) -> None:
+    script = Path(__file__).parent / "kill_world.py"
+    subprocess.run([sys.executable, str(script), str(tmp_path), "100", "1"], check=True)
+    facts = json.loads((tmp_path / "facts.json").read_text())
+    assert facts["kills"] == 100
+    assert facts["journaled_asked_again"] == 0
+    assert (tmp_path / "resumed.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+    assert facts["distinct"] == len((tmp_path / "whole.log").read_text().split()) == 1400
+    assert facts["repeated"] <= 100 * 8  # four in flight, and four just answered
+
+
+def test_a_capped_run_says_what_is_left_and_a_higher_cap_answers_it(tmp_path: Path) -> None:
+    project = Project(tmp_path, POOL + "[policy]\nk = 1\n")
+    capped = project.answer("answers.jsonl", "--max-calls", "4")
+    assert capped.returncode == 1
+    assert "6 of 10 questions were left unanswered" in capped.stderr
+    assert [json.loads(row)["error"] is None for row in project.answers().splitlines()] == [
+        True, True, True, True, False, False, False, False, False, False,
+    ]  # fmt: skip
+    assert len(project.calls()) == 4
+    more = project.answer("answers.jsonl", "--max-calls", "10")
+    assert (more.returncode, len(project.calls())) == (0, 10)
+
+
+def test_a_cache_answers_the_same_questions_in_another_run(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.answer("one.jsonl", "--cache", "kept.db")
+    again = project.answer("two.jsonl", "--cache", "kept.db")
+    assert "0 calls, 0 from the journal, 30 from the cache" in again.stderr
+    assert len(project.calls()) == 30

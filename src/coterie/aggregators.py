@@ -111,6 +111,16 @@ class Calibrated:
     extract: Extractor = whole
     choices: int = 10
 
+    def __post_init__(self) -> None:
+        for name in ("intercept", "quality", "surprise"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise InputError(f"expected a number, got {value!r}", field=name)
+            if not -1e9 < value < 1e9:  # NaN included
+                raise InputError(f"expected a finite number, got {value!r}", field=name)
+        if self.choices < 2:
+            raise InputError(f"expected at least 2, got {self.choices!r}", field="choices")
+
     def __call__(
         self, query: Query, completions: Sequence[Completion], weights: Sequence[float], seed: Seed
     ) -> Completion:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -32,22 +33,44 @@ class RichConsole:
     def phase(
         self, name: str, calls: int, by_question: bool = False
     ) -> Iterator[Callable[[Progress], None]]:
-        """A bar over ``calls`` calls, or over questions, with loads and cost so far."""
+        """A bar over ``calls`` calls, or over questions, with rate, loads and cost so far.
+
+        Where standard error is no terminal, a line twice a minute instead.
+        """
         columns = (
             TextColumn("{task.description:<28}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[loads]} loads, cost {task.fields[cost]:.3g}"),
+            TextColumn("{task.fields[facts]}"),
         )
-        with Bars(*columns, console=self.stderr, disable=not self.stderr.is_terminal) as bars:
-            task = bars.add_task(name, total=calls, loads=0, cost=0.0)
+        live = self.stderr.is_terminal
+        start = shown = time.monotonic()
+        with Bars(*columns, console=self.stderr, disable=not live) as bars:
+            task = bars.add_task(name, total=calls, facts="")
 
             def report(progress: Progress) -> None:
+                nonlocal shown
+                now = time.monotonic()
                 done = progress.answered if by_question else progress.calls
-                bars.update(task, completed=done, loads=progress.loads, cost=progress.cost)
+                if now - shown < (BAR if live else LINE) and done < calls:
+                    return
+                shown, facts = now, _facts(progress, now - start)
+                bars.update(task, completed=done, facts=facts)
+                if not live and now - start > LINE:
+                    left = (now - start) * (calls - done) / max(done, 1)
+                    self.say(f"{name}: {done:,} of {calls:,}, {left / 60:.1f} min left, {facts}")
 
             yield report
+
+
+BAR, LINE = 0.1, 30.0  # seconds between updates of a bar, and between lines without one
+
+
+def _facts(progress: Progress, seconds: float) -> str:
+    """Rate, loads and cost so far."""
+    rate = progress.calls / max(seconds, 1e-9)
+    return f"{rate:.3g} calls/s, {progress.loads} loads, cost {progress.cost:.3g}"
 
 
 def show_table(study: Study) -> None:

@@ -1,7 +1,7 @@
 """Many questions, little memory: windows, caps, caches, bytes, backends."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from coterie.types import Call, Completion, Decision, Usage
 
 
 def answered(
-    count: int, decided: Decision, experts: dict[str, Expert], how: Composition, **settings: Any
+    count: int, decided: Decision, experts: Mapping[str, Expert], how: Composition, **settings: Any
 ) -> Result:
     return asyncio.run(answer_all(questions(count), [decided] * count, how, experts, **settings))
 
@@ -114,7 +114,7 @@ def test_what_an_earlier_run_spent_counts_against_the_cap(tmp_path: Path) -> Non
 
 
 def test_a_cap_is_a_number_of_at_least_0() -> None:
-    with pytest.raises(InputError, match="max_cost.*: expected a number of at least 0, got nan"):
+    with pytest.raises(InputError, match=r"max_cost.*: expected a number of at least 0, got nan"):
         Caps(cost=float("nan"))
 
 

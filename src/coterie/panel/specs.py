@@ -22,6 +22,14 @@ from coterie.records import Records
 from coterie.routers.base import Router, mean_or
 
 YARDSTICKS = ("always", "best-single", "oracle", "random")  # routers that are rows anyway
+HUGE = 1 << 63  # whole numbers from here on fit in no array
+PLAIN: dict[str, tuple[str, Callable[[Any], bool]]] = {  # annotation: words, test
+    "int": ("a whole number", lambda v: type(v) is int and abs(v) < HUGE),
+    "float": ("a number", lambda v: (type(v) is float and v == v) or PLAIN["int"][1](v)),
+    "str": ("a word", lambda v: isinstance(v, str)),
+    "bool": ("True or False", lambda v: isinstance(v, bool)),
+    "None": ("None", lambda v: v is None),
+}
 _SPEC = re.compile(r"([\w.:+-]+)\s*(?:\((.*)\))?", re.DOTALL)
 
 
@@ -61,7 +69,7 @@ def _parse(text: str) -> Spec:
         if not isinstance(call, ast.Call) or call.args or any(not k.arg for k in call.keywords):
             raise ValueError("a setting without a name")
         settings = {str(k.arg): _value(k.value) for k in call.keywords}
-    except (ValueError, SyntaxError) as error:
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
         raise InputError(f"expected setting=value, got {inside!r} ({error})", field=name) from None
     return Spec(text, name, settings)
 
@@ -117,7 +125,21 @@ def _checked(kind: Any, settings: dict[str, Any], spec: Spec) -> Callable[[], An
     if missing := [key for key in required if key not in settings]:
         message = f"needs the setting {missing[0]!r}: {spec.name}({missing[0]}=...)"
         raise InputError(message, field=spec.name)
+    for key, value in settings.items():
+        if key in known:
+            _check_value(value, known[key].annotation, f"{spec.name}: {key}")
     return functools.partial(kind, **settings)
+
+
+def _check_value(value: Any, annotation: Any, field: str) -> None:
+    """Raise InputError where a plain annotation (``int``, ``float | None``) forbids the value."""
+    if annotation is inspect.Parameter.empty:
+        return
+    kinds = inspect.formatannotation(annotation).strip("'").split(" | ")
+    if any(kind not in PLAIN for kind in kinds) or any(PLAIN[kind][1](value) for kind in kinds):
+        return
+    expected = " or ".join(PLAIN[kind][0] for kind in kinds)
+    raise InputError(f"expected {expected}, got {value!r}", field=field)
 
 
 def make_entrants(

@@ -11,6 +11,7 @@ import numpy as np
 from coterie.errors import InputError
 from coterie.types import Decision, Estimates, FloatArray, IntArray, Query
 
+MOST = 10**9  # a count beyond is a mistake
 SHOWN = 5  # experts named in a reason
 
 
@@ -102,7 +103,9 @@ def check_number(
 
 
 def check_count(value: Any, field: str, low: int = 1) -> None:
-    """Raise InputError unless ``value`` is a whole number of at least ``low``."""
+    """Raise InputError unless ``value`` is a whole number of at least ``low`` and at most MOST."""
+    if isinstance(value, int) and value > MOST:
+        raise InputError(f"expected at most {MOST}, got {value!r}", field=field)
     if not isinstance(value, int) or isinstance(value, bool) or value < low:
         message = f"expected a whole number of at least {low}, got {value!r}"
         raise InputError(message, field=field)

@@ -111,12 +111,10 @@ def cut(decision: Decision, option: int) -> Decision:
     """The decision that an option stands for."""
     if option == 0:
         return NOBODY
-    experts, weights = decision.experts, decision.weights
-    place = min(option, len(experts))
-    if place == (1 if decision.composition == "single" else len(experts)):
+    place = min(option, len(decision.experts))
+    kept = slice(place - 1, None) if decision.composition == "single" else slice(place)
+    experts, weights = decision.experts[kept], decision.weights[kept]
+    if experts == decision.experts:
         return decision
-    first = place - 1 if decision.composition == "single" else 0
     note = f"{decision.reason}; cut to the caps"
-    return replace(
-        decision, experts=experts[first:place], weights=weights[first:place], reason=note
-    )
+    return replace(decision, experts=experts, weights=weights, reason=note)
