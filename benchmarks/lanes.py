@@ -34,7 +34,7 @@ from coterie.drivers.conversation import Conversation
 from coterie.experts.base import Expert
 from coterie.pool import Pool
 from coterie.questions import embedded_questions
-from coterie.residency import LRU, Residency
+from coterie.residency import LRU
 from coterie.store import Journal
 from coterie.types import Call, Decision, Query
 
@@ -187,11 +187,8 @@ async def compare(work: Work, room: int, repeats: int) -> tuple[list[Run], list[
 
 async def naive(work: Work) -> tuple[float, int]:
     """Seconds and loads of question after question; LRU with room for two."""
-    counted = by_count(work.experts, ROOM)
-    residency = Residency(ROOM, len(work.experts), eviction=LRU())
-    for name in work.experts:
-        residency.resize(name, 1)
-    assert counted.capacity == residency.capacity  # the same room as the driver's
+    residency = by_count(work.experts, ROOM)
+    residency.eviction = LRU()
     served = await serve(work.requests(), work.experts, residency)
     return served.seconds, served.loads
 

@@ -5,15 +5,16 @@
 Every stage runs in a process of its own, whose peak memory is measured there (of the panel, that of
 its largest process). Times include reading the matrix from disk and leave out the start of Python
 and the making of the matrix. The curve covers every m from 1 to the number of experts.
-``baselines_s`` covers the candidate groups of
-m = 1000 (all three kinds) and six baselines on each: LinearR, MLPR, MLC (minibatch variants),
-clusters and PRknn, next to random and the bounds. ``panel_s`` is the panel of all numpy routers
-with 5 folds, bootstrap intervals and cost curves on 15,000 queries and 26 experts, on two
-processes. Numpy routers are all registered ones but the yardsticks (rows of every panel anyway)
-and the families ``stack`` and ``forest``, which grow scikit-learn's trees; of the others, k-means
-(``kmeans``, ``avengers``, ``routereval-cluster``) and the classifier of ``category-router`` are
-scikit-learn's, everything else is numpy and scipy. ``cpu_s`` is the CPU time of each process and
-its children from its start, which says what a busy machine hides.
+``baselines_s`` covers the candidate groups of m = 1000 (all three kinds) and six baselines on each:
+LinearR, MLPR, MLC (minibatch variants), clusters and PRknn, next to random and the bounds.
+
+``panel_s`` is the panel of all numpy routers with 5 folds, bootstrap intervals and cost curves on
+15,000 queries and 26 experts, on two processes. Numpy routers are all registered ones but the
+yardsticks (rows of every panel anyway) and the families ``stack`` and ``forest``, which grow
+scikit-learn's trees; of the others, k-means (``kmeans``, ``avengers``, ``routereval-cluster``) and
+the classifier of ``category-router`` are scikit-learn's, everything else is numpy and scipy.
+``cpu_s`` is the CPU time of each process and its children from its start, which says what a busy
+machine hides.
 """
 
 from __future__ import annotations

@@ -193,7 +193,7 @@ def test_a_full_disk_at_the_very_end_costs_only_the_output(tmp_path: Path) -> No
 
     args = project.answer_args("answers.jsonl", "--journal", "kept")
     error = sole_error(project.run(*args, preexec_fn=small_files))
-    assert error == "answers.jsonl: cannot be written: File too large; what was there is unchanged"
+    assert "cannot be written: File too large; make room or set TMPDIR" in error
     assert (tmp_path / "answers.jsonl").read_text() == "old"
     assert len(project.calls()) == 30
 

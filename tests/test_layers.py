@@ -11,7 +11,7 @@ import coterie
 
 ROOT = Path(coterie.__file__).parent
 ORDER = """
-types errors files paging plugins answers questions dense columns native records merging describing
+types errors files paging plugins answers folds questions dense columns native records merging describing
 exports lint formats artifacts features layout trees vectors index encoders skills routers
 policies aggregators votes compositions traces residency experts pool settings config store caching
 drivers profiling

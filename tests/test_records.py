@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coterie import native
+from coterie.answers import normalise
 from coterie.errors import CoterieError, InputError
 from coterie.records import NUMBERS, Records
 from coterie.testing import make_records
@@ -94,9 +95,14 @@ def test_what_was_not_given_is_not_observed() -> None:
         ({"quality": np.array([[0, 1], [2, 0.0]])}, "2.0 for query 'b', expert 'ann' is outside"),
         ({"quality": np.full((2, 2), -0.1)}, "-0.1 for query 'a', expert 'ann'"),
         ({"quality": np.full((2, 2), np.inf)}, "inf for query 'a'"),
-        ({"cost": np.full((2, 2), -1.0)}, "a cost is negative"),
-        ({"propensity": np.full((2, 2), 1.5)}, r"a probability is outside \(0, 1\]"),
-        ({"propensity": np.zeros((2, 2))}, r"a probability is outside \(0, 1\]"),
+        ({"cost": np.full((2, 2), -1.0)}, "'cost': -1.0 for query 'a', expert 'ann' is no finite"),
+        ({"cost": np.array([[1, 2], [np.inf, np.nan]])}, "'cost': inf for query 'b', expert 'ann'"),
+        ({"latency": np.array([[0, -0.1], [np.nan, 1]])}, "'latency': -0.1 for query 'a', expert "),
+        ({"latency": np.full((2, 2), np.inf)}, "'latency': inf for query 'a'"),
+        ({"prompt_tokens": np.full((2, 2), -1)}, "'prompt_tokens': -1.0 for query 'a'"),
+        ({"completion_tokens": np.full((2, 2), np.inf)}, "'completion_tokens': inf"),
+        ({"propensity": np.full((2, 2), 1.5)}, r"is a probability outside \(0, 1\]"),
+        ({"propensity": np.zeros((2, 2))}, r"0.0 for query 'a', .* outside \(0, 1\]"),
         ({"experts": ("ann", "ann")}, "'expert': 'ann' occurs more than once"),
         ({"queries": (TWO[0], TWO[0])}, "'id': 'a' occurs more than once"),
     ],
@@ -188,6 +194,47 @@ def test_folds_are_disjoint_and_cover_every_row(rows: int, count: int) -> None:
     sizes = [len(fold) for fold in folds]
     assert sorted(np.concatenate(folds)) == list(range(rows))
     assert (len(folds), max(sizes) - min(sizes) <= 1) == (count, True)
+
+
+def texts_of(*texts: str) -> Records:
+    """Records of these questions, one expert."""
+    queries = tuple(Query.from_text(f"q{i}", text) for i, text in enumerate(texts))
+    return Records(queries, ("ann",), np.ones((len(texts), 1)))
+
+
+def test_repeated_questions_are_held_out_together() -> None:
+    records = texts_of(*(f"Question {i % 12}?" for i in range(30)), "question  3? ", "QUESTION 3?")
+    text = [normalise(query.text) for query in records.queries]
+    for seed in range(20):
+        sides = [{text[i] for i in fold} for fold in records.folds(5, seed)]
+        assert sum(map(len, sides)) == 12
+        assert all(sides)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 40), st.integers(1, 9), st.integers(0, 9))
+def test_where_no_question_repeats_folds_are_those_of_a_plain_shuffle(
+    rows: int, count: int, seed: int
+) -> None:
+    records = texts_of(*(f"question {i}" for i in range(rows)))
+    plain = np.array_split(np.random.default_rng(seed).permutation(rows), count)
+    found = records.folds(count, seed)
+    assert [fold.tolist() for fold in found] == [sorted(part.tolist()) for part in plain]
+
+
+def test_questions_without_a_text_do_not_repeat_each_other() -> None:
+    sizes = [len(fold) for fold in texts_of(*[""] * 10, *["  "] * 10).folds(4)]
+    assert sizes == [5, 5, 5, 5]
+
+
+def test_fewer_different_questions_than_folds_are_split_row_by_row() -> None:
+    folds = texts_of("a", "a", "A", "b", "b", "b").folds(3)
+    assert [len(fold) for fold in folds] == [2, 2, 2]
+
+
+def test_one_question_asked_often_leaves_no_fold_empty() -> None:
+    folds = texts_of(*["again"] * 50, "a", "b", "c", "d").folds(5)
+    assert sorted(len(fold) for fold in folds) == [1, 1, 1, 1, 50]
 
 
 def test_folds_depend_on_the_seed_alone() -> None:
@@ -545,7 +592,10 @@ BROKEN = pa.Array.from_buffers(pa.string(), 6, LATIN.buffers())
         (RECORDS, with_value("sample", 3, None), "sample", "row 4: expected a whole number, got"),
         (RECORDS, as_column("sample", pa.array(["x"] * 24)), "sample", "expected int64: "),
         (RECORDS, as_column("propensity", pa.array([0.5, 0.0] * 12)), "propensity", "row 2: expec"),
-        (RECORDS, with_value("cost", 7, -1.0), "cost", "row 8: expected at least 0, got -1.0"),
+        (RECORDS, with_value("cost", 7, -1.0), "cost", "row 8: expected a finite number of at l"),
+        (RECORDS, with_value("cost", 7, float("inf")), "cost", "row 8: expected a finite number"),
+        (RECORDS, with_value("latency", 2, -0.5), "latency", "of at least 0, got -0.5"),
+        (RECORDS, as_column("prompt_tokens", pa.array([3, -1] * 12)), "prompt_tokens", "row 2: expe"),
         (RECORDS, lambda table: table.slice(0, 0), None, "holds no rows"),
         (QUERIES, lambda table: table.slice(0, 0), None, "holds no rows"),
     ],

@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from coterie.errors import InputError
+from coterie.folds import text_groups
+from coterie.records import Records
 from coterie.scaling import (
+    Group,
     ScoreMatrix,
     candidate_groups,
     feasible_sizes,
@@ -18,7 +22,6 @@ from coterie.scaling import (
 )
 from coterie.scaling.baselines import BASELINES, judge_baselines
 from coterie.scaling.sources import from_records, open_source
-from coterie.selection import groups as reference
 from coterie.synthetic import World
 from coterie.testing import make_records, with_quality
 from coterie.types import FloatArray
@@ -143,15 +146,43 @@ def test_objects_in_a_file_are_never_loaded(tmp_path: Path) -> None:
         ScoreMatrix(tmp_path / "scores.npy")
 
 
+def plain_groups(scores: FloatArray, m: int, seed: int) -> dict[str, list[int]]:
+    """The definition, candidate by candidate."""
+    order = [int(j) for j in np.argsort(scores.mean(axis=0), kind="stable")]
+    valid = [j for j in order if 0.1 < scores[:, j].mean() <= 0.9]
+    width = max(scores.shape[1] // 5, m)
+    generator = np.random.default_rng(seed)
+    parts = np.array_split(valid, m)
+    drawn = np.array([part[generator.integers(0, len(part), 1000)] for part in parts]).T.tolist()
+    weak, strong = (
+        [region[i : i + m] for i in range(len(region) - m + 1)]
+        for region in (valid[:width], valid[-width:])
+    )
+    choices = {"all_strong": strong, "all_weak": weak, "strong_to_weak": drawn}
+    return {
+        kind: max(every, key=lambda members: scores[:, members].max(axis=1).sum())
+        for kind, every in choices.items()
+    }
+
+
 @pytest.mark.parametrize("kind", ["uint8", "float16", "float64"])
 @pytest.mark.parametrize("m", [1, 3, 8, 40])
 def test_groups_are_those_of_the_plain_definition(kind: str, m: int) -> None:
     scores = SCORES.astype(kind)
-    wanted = reference.candidate_groups(scores.astype(float), m, seed=4)
+    wanted = plain_groups(scores.astype(float), m, seed=4)
     for group in candidate_groups(ScoreMatrix(scores), [m], seed=4):
         oracle = scores[:, wanted[group.kind]].astype(float).max(axis=1).mean()
         assert group.oracle == pytest.approx(oracle)
-        assert group.members.tolist() == wanted[group.kind].tolist()
+        assert group.members.tolist() == wanted[group.kind]
+
+
+@pytest.mark.parametrize("m", [1, 3, 5, 11])
+def test_groups_of_fractional_scores_are_those_of_the_plain_definition(m: int) -> None:
+    generator = np.random.default_rng(m)
+    scores = np.round(generator.random((40, 60)) * generator.random(60), 2)
+    wanted = plain_groups(scores, m, seed=0)
+    for group in candidate_groups(ScoreMatrix(scores), [m]):
+        assert group.members.tolist() == wanted[group.kind]
 
 
 def test_the_oracle_of_a_group_is_that_of_its_members() -> None:
@@ -186,6 +217,41 @@ def test_a_split_takes_eight_one_and_one_tenth_of_every_category() -> None:
     assert [len(part) for part in (train, validation, test)] == [56, 7, 8]
     assert sorted(np.concatenate([train, validation, test])) == list(range(71))
     assert np.bincount(labels[test]).tolist() == [5, 3]
+
+
+def test_a_question_that_repeats_is_split_to_one_side() -> None:
+    labels = np.repeat([0, 1], 60)
+    groups = text_groups(f"question {i % 20} of {label}" for i, label in enumerate(labels))
+    parts = split_rows(labels, groups=groups)
+    assert sorted(np.concatenate(parts)) == list(range(120))
+    assert [len(part) for part in parts] == [96, 12, 12]
+    assert sum(len(np.unique(groups[part])) for part in parts) == len(np.unique(groups))
+    plain = split_rows(labels, groups=np.arange(120))
+    assert [p.tolist() for p in plain] == [p.tolist() for p in split_rows(labels)]
+
+
+def test_the_split_of_records_knows_their_repeated_questions() -> None:
+    records = make_records(6)
+    twice = Records(
+        tuple(replace(q, id=f"{i}{q.id}") for i in range(2) for q in records.queries),
+        records.experts,
+        np.tile(records.quality, (2, 1)),
+    )
+    groups = from_records(twice).groups
+    assert groups is not None
+    assert groups.tolist() == [*range(6), *range(6)]
+
+
+def test_the_best_of_many_coins_is_chosen_in_training_and_no_better_in_test() -> None:
+    tosses = np.random.default_rng(0).integers(0, 2, (200, 60)).astype(np.uint8)
+    group = Group("all_strong", 60, np.arange(60), 1.0)
+    parts = (np.arange(160), np.arange(0), np.arange(160, 200))
+    cells = judge_baselines(ScoreMatrix(tosses), np.eye(200), [group], parts, routers=())
+    found = {cell.router: cell.quality for cell in cells}
+    best_in_test = tosses[160:].mean(axis=0).max()
+    best_in_training = tosses[160:, tosses[:160].mean(axis=0).argmax()].mean()
+    assert found["best-single"] == pytest.approx(best_in_training)
+    assert found["best-single"] < best_in_test - 0.1
 
 
 def test_baselines_are_judged_with_bounds_around_them() -> None:

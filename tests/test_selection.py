@@ -13,7 +13,6 @@ from coterie.records import Records
 from coterie.selection import (
     CategoryTable,
     Limits,
-    candidate_groups,
     category_table,
     choose,
     choose_subset,
@@ -47,7 +46,7 @@ def records(quality: Any, categories: Any = None, **more: Any) -> Records:
         Query(f"q{i}", ({"role": "user", "content": f"question {i}"},), category=label)
         for i, label in enumerate(labels)
     )
-    return Records(tuple(asked), tuple("abcdefgh"[: quality.shape[1]]), quality, **more)
+    return Records(tuple(asked), tuple("abcdefghijklmnop"[: quality.shape[1]]), quality, **more)
 
 
 # The mapping of Composition of Experts
@@ -340,9 +339,53 @@ def test_specialists_are_worth_their_gain_on_held_out_queries() -> None:
     checked = cross_validate(known, again)
     assert set(checked.chosen) == {("a", "b")}
     assert checked.gain.low > 0.15
-    values = marginal_values(Outcomes.of(known), known, ("a", "b"))
-    assert values.owned["a"].low > 0
-    assert values.further["c"].value == pytest.approx(0.0, abs=0.02)
+    values = marginal_values(Outcomes.of(known), known, ("a", "b"), checked.chosen)
+    owned, further = values.owned["a"], values.further["c"]
+    assert owned is not None
+    assert owned.low > 0
+    assert further is not None
+    assert further.value == pytest.approx(0.0, abs=0.02)
+    assert values.folds == {"a": 5, "b": 5, "c": 0}
+
+
+def noise(seed: int, rows: int, experts: int, categories: int = 1) -> Records:
+    """Right and wrong by the toss of a coin: nothing can be learnt, and no choice is worth any."""
+    tosses = np.random.default_rng(seed).integers(0, 2, (rows, experts))
+    return records(tosses, [f"c{i % categories}" for i in range(rows)])
+
+
+def test_a_choice_made_without_the_queries_flatters_experts_of_noise_less() -> None:
+    flattered: list[float] = []
+    judged: list[float] = []
+    for seed in range(16):
+        known = noise(seed, 80, 16, 4)
+        outcomes = Outcomes.plain(known)
+        owned = choose_subset(outcomes, 2, "routing").experts
+        chosen = validate_subset(outcomes, known, 2, "routing").chosen
+        for values, sets in ((flattered, [owned] * 5), (judged, chosen)):
+            found = marginal_values(outcomes, known, owned, sets).owned.values()
+            values += [each.value for each in found if each is not None]
+    assert np.mean(flattered) > 0.05
+    assert np.mean(judged) < 0.7 * np.mean(flattered)
+
+
+def test_an_owned_expert_that_no_fold_chose_has_no_held_out_value() -> None:
+    known = noise(0, 30, 3)
+    values = marginal_values(Outcomes.of(known), known, ("a",), [("b", "c")] * 5)
+    assert (values.owned["a"], values.further["b"]) == (None, None)
+    facts = {"gain": None, "ci": None, "chosen_in_folds": 0}
+    assert values.to_dict()["owned"] == {"a": facts}
+
+
+def test_the_best_of_many_coins_is_no_better_than_a_coin_on_other_folds() -> None:
+    def first(training: Records) -> Any:
+        return ("a",), lambda new: new.quality[:, 0]
+
+    worlds = [noise(seed, 60, 16) for seed in range(20)]
+    best = np.mean([known.quality.mean(axis=0).max() for known in worlds])
+    held_out = np.mean([cross_validate(known, first).best_single.mean() for known in worlds])
+    assert best > 0.58
+    assert held_out == pytest.approx(0.5, abs=0.04)
 
 
 def test_unobserved_cells_are_left_out_of_a_comparison() -> None:
@@ -357,56 +400,6 @@ def test_more_folds_than_queries_are_refused() -> None:
     known = records([[1.0, 0.0]] * 3)
     with pytest.raises(InputError, match="expected between 2 and the number of queries"):
         validate_subset(Outcomes.of(known), known, 1, "oracle", folds=4)
-
-
-# RouterEval's candidate groups
-
-
-def plain_groups(scores: FloatArray, m: int) -> dict[str, tuple[float, list[int]]]:
-    """The windows of the definition, one by one."""
-    order = [int(j) for j in np.argsort(scores.mean(axis=0), kind="stable")]
-    valid = [j for j in order if 0.1 < scores[:, j].mean() <= 0.9]
-    region = max(scores.shape[1] // 5, m)
-    found = {}
-    for name, models in (("all_weak", valid[:region]), ("all_strong", valid[-region:])):
-        windows = [models[i : i + m] for i in range(len(models) - m + 1)]
-        best = max(windows, key=lambda w: scores[:, w].max(axis=1).mean())
-        found[name] = (float(scores[:, best].max(axis=1).mean()), best)
-    return found
-
-
-@pytest.mark.parametrize("binary", [True, False])
-@pytest.mark.parametrize("m", [1, 3, 5, 11])
-def test_windows_are_those_of_the_definition(binary: bool, m: int) -> None:
-    generator = np.random.default_rng(m)
-    skill = generator.random(60)
-    scores = generator.random((40, 60))
-    scores = (scores < skill).astype(float) if binary else np.round(scores * skill, 2)
-    found = candidate_groups(scores, m)
-    for name, (value, columns) in plain_groups(scores, m).items():
-        assert scores[:, found[name]].max(axis=1).mean() == pytest.approx(value)
-        assert found[name].tolist() == columns
-
-
-@pytest.mark.parametrize("binary", [True, False])
-def test_strong_to_weak_takes_one_of_every_part_and_is_the_best_draw(binary: bool) -> None:
-    generator = np.random.default_rng(0)
-    scores = np.clip(generator.random((50, 21)) * 0.4 + np.linspace(0.15, 0.5, 21), 0, 1)
-    scores = (generator.random((50, 21)) < scores).astype(float) if binary else scores
-    group = candidate_groups(scores, 3)["strong_to_weak"]
-    ranks = np.argsort(np.argsort(scores.mean(axis=0), kind="stable"))[group]
-    assert [int(r) // 7 for r in ranks] == [0, 1, 2]
-    every = itertools.product(*np.argsort(scores.mean(axis=0), kind="stable").reshape(3, 7))
-    best = max(scores[:, list(c)].max(axis=1).mean() for c in every)
-    assert scores[:, group].max(axis=1).mean() == pytest.approx(best, abs=0.03)
-
-
-def test_the_worst_and_the_best_models_are_ignored() -> None:
-    scores = np.zeros((10, 4))
-    scores[:5, 1], scores[:6, 2], scores[:, 3] = 1, 1, 1
-    assert sorted(candidate_groups(scores, 2)["all_weak"].tolist()) == [1, 2]
-    with pytest.raises(InputError, match=r"expected between 1 and 2 models, got 3 \(2 are ignored"):
-        candidate_groups(scores, 3)
 
 
 def test_a_vote_of_one_scores_what_the_expert_scores() -> None:

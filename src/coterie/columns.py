@@ -25,6 +25,7 @@ NUMBERS = (
     "logprob",
     "propensity",
 )
+AMOUNTS = ("cost", "latency", "prompt_tokens", "completion_tokens")  # finite and at least 0
 CODED = ("query_id", "expert")  # few different values: read as codes into a list of them
 TEXTS = (*CODED, "text", "category", "subject", "reference", "answer")
 NEEDED = (*CODED, "text", "sample")  # null nowhere
@@ -167,13 +168,14 @@ def positions(
 
 
 def check_numbers(table: Mapping[str, pa.ChunkedArray], path: Path, before: int = 0) -> None:
-    """Scores are in [0, 1] and always given, costs at least 0, propensities in (0, 1]."""
+    """Scores are in [0, 1] and always given, amounts finite, propensities in (0, 1]."""
     scores = floats(table["score"], None)
     bad, hint = ~((scores >= 0) & (scores <= 1)), "; leave the row out if nothing was observed"
     _refuse(bad, table, "score", "expected a score in [0, 1]", path, before, hint)
-    if "cost" in table:
-        negative = floats(table["cost"], None) < 0
-        _refuse(negative, table, "cost", "expected at least 0", path, before)
+    for name in [name for name in AMOUNTS if name in table]:
+        amounts = floats(table[name], None)
+        wrong = (amounts < 0) | np.isinf(amounts)
+        _refuse(wrong, table, name, "expected a finite number of at least 0", path, before)
     if "propensity" in table:
         shares = floats(table["propensity"], None)
         outside = (shares <= 0) | (shares > 1)

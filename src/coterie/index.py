@@ -14,7 +14,7 @@ from coterie.errors import CoterieError
 from coterie.types import FloatArray, IntArray
 
 EXACT = 100_000  # vectors up to which every similarity is computed
-BLOCK = 512  # queries whose similarities are held at once
+BLOCK = 128  # queries whose similarities are held at once
 STEPS = 2**14  # similarities closer than 1 / STEPS are ties: products round by batch
 SAMPLE = 20_000  # vectors that centres are learnt from
 NEVER = -(2**62)  # below every key, and can be negated
@@ -54,33 +54,35 @@ class Index:
         if self._graph is not None:
             rows = _search(self._graph, queries, k)
             near = np.einsum("qd,qkd->qk", queries, self.vectors[rows])
-            keys = _keys(near, rows, len(self.vectors))
+            found = _keys(near, rows, len(self.vectors)).astype(np.int64)
             if without is not None:
-                keys[rows == without[:, None]] = NEVER
-            best = np.argsort(-keys, axis=1)[:, :k]
+                found[rows == without[:, None]] = NEVER
+            best = np.argsort(-found, axis=1)[:, :k]
             return np.take_along_axis(rows, best, 1), np.take_along_axis(near, best, 1)
         near = queries @ self.vectors.T
         keys = _keys(near, np.arange(near.shape[1]), near.shape[1])
         if without is not None:
-            keys[np.arange(len(keys)), without] = NEVER
-        rows = _largest(keys, k)
+            keys[np.arange(len(keys)), without] = np.iinfo(keys.dtype).min + 1
+        rows = near.shape[1] - 1 - _largest(keys, k) % near.shape[1]
         return rows, np.take_along_axis(near, rows, 1)
 
 
 def _keys(near: FloatArray, rows: IntArray, count: int) -> IntArray:
     """Distinct integers in the order of similarity, then of the row."""
-    keys: IntArray = np.rint(near * STEPS).astype(np.int64) * count + (count - 1 - rows)
+    kind = np.int32 if count * (STEPS + 2) < 2**31 else np.int64
+    steps = near * np.float32(STEPS)
+    keys: IntArray = np.rint(steps, out=steps).astype(kind)
+    keys *= kind(count)
+    keys += (count - 1 - rows).astype(kind)
     return keys
 
 
 def _largest(keys: IntArray, k: int) -> IntArray:
-    """Columns of each row's k largest keys, the largest first."""
+    """The k largest keys of each row, the largest first; reorders ``keys``."""
     if k < keys.shape[1]:
-        top = np.argpartition(keys, keys.shape[1] - k, axis=1)[:, keys.shape[1] - k :]
-    else:
-        top = np.broadcast_to(np.arange(keys.shape[1]), keys.shape)
-    order = np.argsort(-np.take_along_axis(keys, top, axis=1), axis=1)
-    found: IntArray = np.take_along_axis(top, order, axis=1)
+        keys.partition(keys.shape[1] - k, axis=1)
+        keys = keys[:, keys.shape[1] - k :]
+    found: IntArray = np.sort(keys, axis=1)[:, ::-1].astype(np.intp)
     return found
 
 

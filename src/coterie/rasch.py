@@ -8,7 +8,6 @@ says how much of that headroom is no evidence of anything to be routed.
 
 from __future__ import annotations
 
-import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +16,7 @@ from coterie.errors import InputError
 from coterie.types import FloatArray, IntArray
 
 NODES = np.linspace(-10.0, 10.0, 81)  # difficulties that a question can have
-LEVELS = 10  # cuts of fractional scores
+LEVELS = 10  # values up to which every one has a cut; quantiles that others are cut between
 STEPS = 1000
 PRIOR = 0.02  # precision of abilities around 0: keeps an expert that is always right finite
 
@@ -35,8 +34,7 @@ class Rasch(NamedTuple):
 
     def chances(self) -> FloatArray:
         """P(correct) at every difficulty, shape (nodes, experts)."""
-        chance: FloatArray = 1 / (1 + np.exp(NODES[:, None] - self.ability))
-        return chance
+        return _chances(self.ability)
 
     def oracle(self, right: IntArray) -> FloatArray:
         """The chance that any expert is right when such questions are asked anew.
@@ -58,28 +56,44 @@ def fit_rasch(correct: FloatArray) -> Rasch:
     """
     if np.isnan(correct).any():
         raise InputError("the additive null needs every expert's outcome on every question")
-    experts = correct.shape[1]
-    total = correct.sum(axis=1).astype(int)
-    questions = np.bincount(total, minlength=experts + 1)  # by number of right answers
-    right = np.zeros((experts + 1, experts))
-    np.add.at(right, total, correct)
+    counts, right, questions = _by_count(correct)
     rate = (correct.sum(axis=0) + 0.5) / (len(correct) + 1)
     ability, share = np.log(rate / (1 - rate)), np.full(len(NODES), 1 / len(NODES))
     for _ in range(STEPS):
-        difficulty = _posterior(ability, share)
+        difficulty = _posterior(counts, ability, share)
         mass = questions @ difficulty
         stepped = _abilities(ability, difficulty.T @ right, mass)
         moved = max(np.abs(stepped - ability).max(), np.abs(mass / len(correct) - share).max())
         ability, share = stepped, mass / len(correct)
         if moved < 1e-5:
             break
-    return Rasch(ability, share, _posterior(ability, share))
+    every = np.arange(correct.shape[1] + 1)
+    return Rasch(ability, share, _posterior(every, ability, share))
 
 
-def _posterior(ability: FloatArray, share: FloatArray) -> FloatArray:
-    """The posterior of a question's difficulty by its number of right answers."""
-    right = np.arange(len(ability) + 1)[:, None]
-    log = -right * NODES - np.logaddexp(0, ability[:, None] - NODES).sum(axis=0)
+def _by_count(correct: FloatArray) -> tuple[IntArray, FloatArray, IntArray]:
+    """The numbers of right answers that occur; who gave them, and to how many questions.
+
+    Shapes (counts,), (counts, experts) and (counts,): never more than ``correct`` itself holds.
+    """
+    from scipy.sparse import csr_array
+
+    total = correct.sum(axis=1).astype(int)
+    counts, place, questions = np.unique(total, return_inverse=True, return_counts=True)
+    rows = np.arange(len(total))
+    member = csr_array((np.ones(len(total)), (place, rows)), shape=(len(counts), len(total)))
+    return counts, member @ correct, questions
+
+
+def _chances(ability: FloatArray) -> FloatArray:
+    """P(correct) at every difficulty, shape (nodes, experts)."""
+    chance: FloatArray = 1 / (1 + np.exp(NODES[:, None] - ability))
+    return chance
+
+
+def _posterior(counts: IntArray, ability: FloatArray, share: FloatArray) -> FloatArray:
+    """The posterior of a question's difficulty by its number of right answers, (counts, nodes)."""
+    log = -counts[:, None] * NODES - np.logaddexp(0, ability[:, None] - NODES).sum(axis=0)
     log = log + np.log(np.maximum(share, 1e-300))
     mass = np.exp(log - log.max(axis=1, keepdims=True))
     posterior: FloatArray = mass / mass.sum(axis=1, keepdims=True)
@@ -91,7 +105,7 @@ def _abilities(ability: FloatArray, right: FloatArray, mass: FloatArray) -> Floa
 
     ``right`` (nodes, experts) are right answers and ``mass`` (nodes,) questions at a difficulty.
     """
-    chance = 1 / (1 + np.exp(NODES[:, None] - ability))
+    chance = _chances(ability)
     slope = (right - mass[:, None] * chance).sum(axis=0) - PRIOR * ability
     curve = (mass[:, None] * chance * (1 - chance)).sum(axis=0) + PRIOR
     stepped: FloatArray = ability + np.clip(slope / curve, -1.0, 1.0)
@@ -102,15 +116,27 @@ def null_oracle(quality: FloatArray) -> FloatArray:
     """Expected oracle score of every question under the additive null, shape (questions,).
 
     Exact under the fitted model: given ability and difficulty the chance that nobody is right is a
-    product, so nothing is simulated. Fractional scores are cut at up to ten levels; each cut ("at
-    least so good") has a Rasch model of its own, and the oracle's expected score is the integral
-    of its chances over the levels.
+    product, so nothing is simulated. Fractional scores are cut into "at least so good" or not; each
+    cut has a Rasch model of its own, and the oracle's expected score is the integral of its chances
+    over the cuts. Up to eleven different scores have a cut each. Of more, steps between quantiles
+    of all scores and of the best ones are cut in the middle, and what the real oracle has beyond
+    its own steps is added: the two are compared by equal steps.
     """
-    values = np.unique(quality)
-    exact = len(values) <= LEVELS + 1
-    steps = values if exact else np.linspace(0.0, 1.0, LEVELS + 1)
-    expected = np.full(len(quality), float(steps[0]))
-    for low, high in itertools.pairwise(steps):
-        correct = (quality >= (high if exact else (low + high) / 2)).astype(float)
-        expected += (high - low) * fit_rasch(correct).oracle(correct.sum(axis=1).astype(int))
+    best, steps, cuts = quality.max(axis=1), *_cuts(quality)
+    null, real = np.full((2, len(quality)), float(steps[0]))
+    for width, cut in zip(np.diff(steps), cuts, strict=True):
+        correct = (quality >= cut).astype(float)
+        null += width * fit_rasch(correct).oracle(correct.sum(axis=1).astype(int))
+        real += width * (best >= cut)
+    expected: FloatArray = null + (best - real)
     return expected
+
+
+def _cuts(quality: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Steps from the lowest to the highest score, and where to cut between two of them."""
+    values = np.unique(quality)
+    if len(values) <= LEVELS + 1:
+        return values, values[1:]
+    at = np.linspace(0.0, 1.0, LEVELS + 1)
+    steps = np.unique([np.quantile(quality, at), np.quantile(quality.max(axis=1), at)])
+    return steps, (steps[:-1] + steps[1:]) / 2

@@ -25,10 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coterie import dense, native
-from coterie.columns import NUMBERS
+from coterie.columns import AMOUNTS, NUMBERS
 from coterie.errors import CoterieError, InputError
+from coterie.folds import fold_rows, text_groups
 from coterie.native import MANY
-from coterie.types import Completion, FloatArray, Query, Usage
+from coterie.types import Completion, FloatArray, IntArray, Query, Usage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -72,8 +73,8 @@ class Records:
     Raises
     ------
     InputError
-        Where shapes disagree, names repeat, a score is outside [0, 1], a cost negative or a
-        propensity outside (0, 1].
+        Where shapes disagree, names repeat, a score is outside [0, 1], a propensity outside (0, 1],
+        or a cost, a latency or a number of tokens negative or infinite.
     """
 
     queries: tuple[Query, ...]
@@ -116,15 +117,25 @@ class Records:
     def _check_numbers(self) -> None:
         low, high = _bounds(self.quality)
         if low < 0 or high > 1:
-            row, column = np.argwhere((self.quality < 0) | (self.quality > 1))[0]
-            where = f"query {self.queries[row].id!r}, expert {self.experts[column]!r}"
-            message = f"{self.quality[row, column]} for {where} is outside [0, 1]"
-            raise InputError(message, field="score")
-        if _bounds(self.cost)[0] < 0:
-            raise InputError("a cost is negative", field="cost")
+            wrong = (self.quality < 0) | (self.quality > 1)
+            self._refuse("quality", wrong, "is outside [0, 1]")
+        for name in AMOUNTS:
+            array = getattr(self, name)
+            low, high = _bounds(array)
+            if low < 0 or high == math.inf:
+                self._refuse(
+                    name, (array < 0) | np.isinf(array), "is no finite number of at least 0"
+                )
         low, high = _bounds(self.propensity)
         if low <= 0 or high > 1:
-            raise InputError("a probability is outside (0, 1]", field="propensity")
+            wrong = (self.propensity <= 0) | (self.propensity > 1)
+            self._refuse("propensity", wrong, "is a probability outside (0, 1]")
+
+    def _refuse(self, name: str, wrong: NDArray[np.bool_], message: str) -> None:
+        row, column = np.argwhere(wrong)[0]
+        where = f"query {self.queries[row].id!r}, expert {self.experts[column]!r}"
+        message = f"{getattr(self, name)[row, column]} for {where} {message}"
+        raise InputError(message, field="score" if name == "quality" else name)
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -171,10 +182,17 @@ class Records:
         part._check_names()
         return part
 
+    @property
+    def text_groups(self) -> IntArray:
+        """A number a query, equal where texts are equal but for case and white space."""
+        return text_groups(q.text for q in self.queries)
+
     def folds(self, count: int, seed: int = 0) -> list[NDArray[np.intp]]:
-        """Row numbers in ``count`` disjoint parts of nearly equal size, shuffled by ``seed``."""
-        order = np.random.default_rng(seed).permutation(len(self))
-        return [np.sort(part) for part in np.array_split(order, count)]
+        """Row numbers in ``count`` disjoint parts of nearly equal size, shuffled by ``seed``.
+
+        Queries of equal texts are in the same part; see ``folds.fold_rows``.
+        """
+        return [np.sort(part) for part in fold_rows(self.text_groups, count, seed)]
 
     def completion(self, row: int, expert: str) -> Completion | None:
         """The recorded completion of one cell, failed if empty; None where nothing was recorded."""

@@ -9,6 +9,7 @@ import os
 import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +21,7 @@ from coterie.compositions import Composition
 from coterie.deciding import decide
 from coterie.drivers.batch import WINDOW, Progress, answer_each, left, residency_of
 from coterie.drivers.limits import Caps
+from coterie.errors import CoterieError
 from coterie.paging import Paged
 from coterie.policies import Policy
 from coterie.pool import Pool
@@ -202,14 +204,28 @@ class AnswerFile:
             self.failures += 1
             self.failed = self.failed or answer
         row = json.dumps(answer_row(answer, self.extract), ensure_ascii=False)
-        self._places[position] = self._lines.seek(0, os.SEEK_END)
-        self._lines.write(row.encode("utf-8", "backslashreplace") + b"\n")
+        with self._explained():
+            self._places[position] = self._lines.seek(0, os.SEEK_END)
+            self._lines.write(row.encode("utf-8", "backslashreplace") + b"\n")
 
     def lines(self) -> Iterator[bytes]:
         """The lines in the order of the questions."""
         for place in self._places:
-            self._lines.seek(place)
-            yield self._lines.readline()
+            with self._explained():
+                self._lines.seek(place)
+                line = self._lines.readline()
+            yield line
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CoterieError(
+                f"the scratch file of the answers in {tempfile.gettempdir()} cannot be written: "
+                f"{error.strerror}; make room or set TMPDIR. No output was touched, and what was "
+                "journaled is kept"
+            ) from None
 
     def __enter__(self) -> Self:
         return self
@@ -220,4 +236,5 @@ class AnswerFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._lines.close()
+        with suppress(OSError):  # what was not written is not wanted
+            self._lines.close()

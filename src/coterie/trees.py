@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coterie.types import FloatArray, IntArray
 
@@ -18,13 +19,15 @@ class Trees:
     """A forest: nodes of all trees one after the other, shape (nodes,) where not said otherwise.
 
     ``roots`` (trees,) are the first nodes; a leaf has ``feature`` -1 and is its own child. A row
-    goes left where its feature is at most the ``threshold``. ``value`` has shape (nodes, outputs);
+    goes left where its feature, as a number of the type of ``threshold``, is at most the threshold;
+    without a value (NaN) where ``nan_left`` is true. ``value`` has shape (nodes, outputs);
     ``variance`` is the squared standard error of a leaf's value.
     """
 
     roots: IntArray
     feature: IntArray
     threshold: FloatArray
+    nan_left: NDArray[np.bool_]
     left: IntArray
     right: IntArray
     value: FloatArray
@@ -32,7 +35,10 @@ class Trees:
 
     @classmethod
     def of(cls, estimators: Sequence[Any]) -> Self:
-        """The trees of a scikit-learn ensemble of regression trees (``estimators_``)."""
+        """The trees of scikit-learn's random forests or extra trees (``estimators_``).
+
+        They compare features as float32.
+        """
         grown = [estimator.tree_ for estimator in estimators]
         sizes = [tree.node_count for tree in grown]
         roots = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int32)
@@ -53,7 +59,8 @@ class Trees:
             feature=np.where(leaf, -1, np.concatenate([tree.feature for tree in grown])).astype(
                 np.int32
             ),
-            threshold=np.concatenate([tree.threshold for tree in grown]),
+            threshold=_narrow(np.concatenate([tree.threshold for tree in grown])),
+            nan_left=np.concatenate([tree.missing_go_to_left for tree in grown]).astype(bool),
             left=joined("children_left"),
             right=joined("children_right"),
             value=np.vstack([tree.value[:, :, 0] for tree in grown]).astype(np.float32),
@@ -62,9 +69,10 @@ class Trees:
 
     @classmethod
     def of_boosting(cls, ensemble: Any) -> Self:
-        """The trees of scikit-learn's histogram gradient boosting for one output, without NaN.
+        """The trees of scikit-learn's histogram gradient boosting: one output, no categories.
 
-        ``total`` gives what its ``predict`` does, without the constant start.
+        They compare features as float64. ``total`` gives what its ``predict`` does, without the
+        constant start.
         """
         grown = [predictor.nodes for (predictor,) in ensemble._predictors]
         roots = np.cumsum([0, *(len(nodes) for nodes in grown[:-1])]).astype(np.int32)
@@ -76,9 +84,10 @@ class Trees:
             roots=roots,
             feature=np.where(leaf, -1, nodes["feature_idx"]).astype(np.int32),
             threshold=np.where(leaf, 0.0, nodes["num_threshold"]),
+            nan_left=nodes["missing_go_to_left"].astype(bool),
             left=np.where(leaf, own, base + nodes["left"]).astype(np.int32),
             right=np.where(leaf, own, base + nodes["right"]).astype(np.int32),
-            value=nodes["value"][:, None].astype(np.float32),
+            value=nodes["value"][:, None],
             variance=np.zeros(len(nodes), np.float32),
         )
 
@@ -92,12 +101,13 @@ class Trees:
         return replace(self, value=self.value[:, list(outputs)])
 
     def leaves(self, rows: FloatArray) -> IntArray:
-        """The leaf of every row in every tree, shape (rows, trees); features as float32."""
-        known = np.asarray(rows, np.float32)
+        """The leaf of every row in every tree, shape (rows, trees)."""
+        known = np.asarray(rows, self.threshold.dtype)
         at = np.tile(self.roots, (len(known), 1))
         index = np.arange(len(known))[:, None]
         while (inside := self.feature[at] >= 0).any():
-            goes_left = known[index, self.feature[at]] <= self.threshold[at]
+            values = known[index, self.feature[at]]
+            goes_left = (values <= self.threshold[at]) | (np.isnan(values) & self.nan_left[at])
             at = np.where(inside, np.where(goes_left, self.left[at], self.right[at]), at)
         return at
 
@@ -124,3 +134,9 @@ class Trees:
     def from_arrays(cls, arrays: Mapping[str, Any]) -> Self:
         """The inverse of ``to_arrays``."""
         return cls(**{name: arrays[name] for name in cls.__dataclass_fields__})
+
+
+def _narrow(thresholds: FloatArray) -> FloatArray:
+    """The largest float32 not above each: the same float32 values are at most either."""
+    near = thresholds.astype(np.float32)
+    return np.where(near > thresholds, np.nextafter(near, np.float32(-np.inf)), near)

@@ -287,6 +287,11 @@ def answer(
         Path | None, typer.Option(help="Keep completions in this file and reuse equal calls.")
     ] = None,
     window: Annotated[int, typer.Option(min=1, help="Conversations in memory at a time.")] = 20_000,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Local experts run on this Ray cluster: local, auto or HOST:PORT."),
+    ] = None,
+    replicas: Annotated[int, typer.Option(min=1, help="With --ray: actors an expert.")] = 1,
     seed: SeedOption = 0,
 ) -> None:
     """Answer questions with the pool: recruited experts, each loaded once, merged answers.
@@ -321,6 +326,7 @@ def answer(
         kept = _journal_of(output, questions, pool, journal=journal)
         answers = stack.enter_context(AnswerFile(len(asked), made.extractor))
         known = stack.enter_context(Cache(cache)) if cache else None
+        made = stack.enter_context(_on_ray(made, ray, replicas, console))
 
         async def job() -> Any:
             try:
@@ -340,6 +346,20 @@ def answer(
         else:
             replace_file(output, answers.lines())
         _finish(progress, answers, output, kept, console)
+
+
+def _on_ray(pool: Pool, address: str | None, replicas: int, console: Any) -> Any:
+    """The pool, with its local experts on a cluster where one is named; for ``with``."""
+    from contextlib import nullcontext
+
+    if address is None:
+        if replicas > 1:
+            raise CoterieError("--replicas are Ray actors; name a cluster with --ray")
+        return nullcontext(pool)
+    from coterie.drivers.distributed import on_ray
+
+    console.say(f"connecting to Ray: {address}")
+    return on_ray(pool, address, replicas)
 
 
 def _piped() -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,6 +39,10 @@ def scale(
         typer.Option("--published", help="Train networks as published: one query at a time, slow."),
     ] = False,
     plot: Annotated[Path | None, typer.Option(help="Write the curves to this HTML file.")] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Judge on this Ray cluster: local, auto or HOST:PORT."),
+    ] = None,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -57,7 +62,7 @@ def scale(
     curve = scaling_curve(found.matrix)
     asked = _numbers(sizes)
     wanted = [m for m in asked if m <= found.matrix.experts]
-    cells = _judged(found, wanted, published, seed) if routers else []
+    cells = _judged(found, wanted, published, seed, ray) if routers else []
     if plot is not None:
         replace_file(plot, _page(curve, cells))
     facts = {
@@ -89,7 +94,9 @@ def _numbers(text: str) -> list[int]:
     return list(dict.fromkeys(map(int, parts)))
 
 
-def _judged(source: Source, sizes: Sequence[int], published: bool, seed: int) -> list[Cell]:
+def _judged(
+    source: Source, sizes: Sequence[int], published: bool, seed: int, ray: str | None
+) -> list[Cell]:
     from coterie.errors import InputError
     from coterie.scaling import candidate_groups, feasible_sizes, split_rows
     from coterie.scaling.baselines import judge_baselines
@@ -98,11 +105,15 @@ def _judged(source: Source, sizes: Sequence[int], published: bool, seed: int) ->
         message = "holds scores alone; routers need texts or embeddings.npy beside them"
         raise InputError(message, path=source.matrix.path)
     groups = candidate_groups(source.matrix, feasible_sizes(source.matrix, sizes), seed=seed)
-    parts = split_rows(source.categories)
+    parts = split_rows(source.categories, groups=source.groups)
     variant = "published" if published else "minibatch"
     vectors = source.vectors()
-    judged = judge_baselines(source.matrix, vectors, groups, parts, variant=variant, seed=seed)
-    return list(judged)
+    judge: Callable[..., Iterable[Cell]] = judge_baselines
+    if ray is not None:
+        from coterie.scaling.distributed import judge_on_ray
+
+        judge = partial(judge_on_ray, ray)
+    return list(judge(source.matrix, vectors, groups, parts, variant=variant, seed=seed))
 
 
 def _rows(curve: Curve, sizes: Sequence[int]) -> list[dict[str, Any]]:

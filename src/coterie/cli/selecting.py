@@ -151,7 +151,7 @@ def _by_category(
 
     checked = cross_validate(records, again, affordable(table, limits), folds, seed)
     outcomes = Outcomes.plain(records)
-    values = marginal_values(outcomes, records, choice.experts, "routing", folds, seed)
+    values = marginal_values(outcomes, records, choice.experts, checked.chosen, "routing", seed)
     return {
         "for": "routing",
         "limits": limits._asdict(),
@@ -186,7 +186,8 @@ def _by_number(
         validate_subset(outcomes, records, count, purpose, folds, seed).to_dict()
         for count in range(1, size + 1)
     ]
-    values = marginal_values(outcomes, records, subset.experts, purpose, folds, seed)
+    chosen = checked[-1]["chosen"]
+    values = marginal_values(outcomes, records, subset.experts, chosen, purpose, seed)
     choice = {"experts": list(subset.experts), "quality": subset.value, "method": subset.method}
     return {
         "for": purpose,
@@ -261,16 +262,23 @@ def _size_table(sizes: list[dict[str, Any]]) -> Table:
 
 
 def _marginal_table(marginal: dict[str, Any]) -> Table:
-    """What each owned expert adds, and the best of those that could be added."""
+    """What each owned expert adds, and the best of those that could be added.
+
+    ``folds`` is how many folds chose it too, without the queries that judge it.
+    """
     from rich.table import Table
 
     table = Table(title="held-out value of one expert", title_justify="left")
     table.add_column("expert")
     table.add_column("now")
+    table.add_column("folds", justify="right")
     table.add_column("adds", justify="right")
     table.add_column("95 %", justify="right")
     for name, most in (("owned", SHOWN), ("further", FURTHER)):
         for expert, fact in list(marginal[name].items())[:most]:
-            low, high = fact["ci"]
-            table.add_row(expert, name, f"{fact['gain']:+.4f}", f"{low:+.4f} .. {high:+.4f}")
+            value, bounds = "-", "judged in no fold"
+            if fact["gain"] is not None:
+                low, high = fact["ci"]
+                value, bounds = f"{fact['gain']:+.4f}", f"{low:+.4f} .. {high:+.4f}"
+            table.add_row(expert, name, str(fact["chosen_in_folds"]), value, bounds)
     return table

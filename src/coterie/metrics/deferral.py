@@ -31,14 +31,16 @@ def deferral_area(
 def qnc(cost: FloatArray, quality: FloatArray, target: float, target_cost: float) -> float:
     """Quality-neutral cost: the least cost for the quality of the most accurate single expert.
 
-    Relative to that expert's cost; infinite where the curve never gets there.
+    Relative to that expert's cost; infinite where the curve never gets there. Where that expert is
+    free it is 1.0 if the curve gets there for nothing too, else infinite.
     """
     hull = non_decreasing_hull(cost, quality)
     if hull[-1, 1] < target - 1e-12:
         return float("inf")
-    if hull[0, 1] >= target:
-        return float(hull[0, 0] / target_cost)
-    return float(np.interp(target, hull[:, 1], hull[:, 0]) / target_cost)
+    least = float(np.interp(target, hull[:, 1], hull[:, 0]))
+    if target_cost == 0:
+        return 1.0 if least == 0 else float("inf")
+    return least / target_cost
 
 
 def peak_quality(quality: FloatArray) -> float:

@@ -81,6 +81,13 @@ def aiq_as_released(cost: FloatArray, quality: FloatArray, high: float) -> float
 def zero_router(cost: FloatArray, quality: FloatArray) -> FloatArray:
     """The hull of single experts from their outcomes (queries x experts), vertices (k, 2).
 
-    A router that does not rise above it is worth no more than a coin between two experts.
+    A router that does not rise above it is worth no more than a coin between two experts. Means are
+    over what was observed; an expert without any cost or score is left out. Raises InputError where
+    none is left.
     """
-    return non_decreasing_hull(cost.mean(axis=0), quality.mean(axis=0))
+    known = ~(np.isnan(cost).all(axis=0) | np.isnan(quality).all(axis=0))
+    if not known.any():
+        raise InputError("no expert has both a cost and a score", field="cost")
+    return non_decreasing_hull(
+        np.nanmean(cost[:, known], axis=0), np.nanmean(quality[:, known], axis=0)
+    )

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from coterie.errors import InputError
 from coterie.types import FloatArray
 
 RESAMPLES = 10_000
@@ -22,7 +23,13 @@ class Interval(NamedTuple):
 
 
 def bootstrap_mean(scores: FloatArray, seed: int = 0) -> Interval:
-    """Mean score with its 95 % percentile bootstrap interval over queries."""
+    """Mean score with its 95 % percentile bootstrap interval over queries.
+
+    Queries without a score (NaN) are left out; raises InputError where none is left.
+    """
+    scores = scores[~np.isnan(scores)]
+    if not len(scores):
+        raise InputError("no score was observed, so there is no mean", field="score")
     means = _resampled_means(scores, seed)
     low, high = np.percentile(means, [2.5, 97.5])
     return Interval(float(scores.mean()), float(low), float(high))
@@ -31,7 +38,8 @@ def bootstrap_mean(scores: FloatArray, seed: int = 0) -> Interval:
 def paired_difference(scores: FloatArray, baseline: FloatArray, seed: int = 0) -> Interval:
     """Mean of ``scores - baseline`` on the same queries with its 95 % bootstrap interval.
 
-    Queries are resampled in pairs, so what both find hard or easy cancels.
+    Queries are resampled in pairs, so what both find hard or easy cancels. Queries without a score
+    on either side are left out; raises InputError where none is left.
     """
     return bootstrap_mean(scores - baseline, seed)
 

@@ -1,7 +1,8 @@
 """RouteLLM's metrics for a weak and a strong expert (Ong et al. 2024, arXiv 2406.18665).
 
 ``weak`` and ``strong`` are scores per query, ``preference`` is larger where the strong expert is
-wanted more; only its order counts.
+wanted more; only its order counts. Queries without a score of both (NaN) are left out. Where none is
+left, or a preference is NaN, InputError is raised.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ def call_curve(weak: FloatArray, strong: FloatArray, preference: FloatArray) -> 
     Queries of equal preference are in random order: between the ends of such a tie the expected
     score is a straight line.
     """
+    weak, strong, preference = _judged(weak, strong, preference)
     order = np.argsort(-preference, kind="stable")
     gains = np.concatenate([[0.0], np.cumsum((strong - weak)[order])])
     ranked = preference[order]
@@ -44,6 +46,7 @@ def call_curve(weak: FloatArray, strong: FloatArray, preference: FloatArray) -> 
 
 def apgr(weak: FloatArray, strong: FloatArray, preference: FloatArray) -> float:
     """Average PGR over all shares of strong calls, exact: 0.5 in expectation at random."""
+    weak, strong, preference = _judged(weak, strong, preference)
     curve = call_curve(weak, strong, preference)
     area = float(np.trapezoid(curve.score, curve.share))
     return pgr(area, float(weak.mean()), float(strong.mean()))
@@ -56,6 +59,7 @@ def binned_curve(
 
     A query is strong at or above a threshold, and above the last one.
     """
+    weak, strong, preference = _judged(weak, strong, preference)
     thresholds = np.unique(np.quantile(preference, np.linspace(0, 1, bins + 1)))
     wanted = preference[None, :] >= thresholds[:, None]
     wanted[-1] = preference > thresholds[-1]
@@ -68,6 +72,7 @@ def apgr_as_released(
     weak: FloatArray, strong: FloatArray, preference: FloatArray, bins: int = BINS
 ) -> float:
     """APGR of RouteLLM's code: the area under ``binned_curve`` between those of the experts."""
+    weak, strong, preference = _judged(weak, strong, preference)
     share, score = binned_curve(weak, strong, preference, bins)
     low, high = float(weak.mean()), float(strong.mean())
     _require_gap(low, high)
@@ -80,6 +85,7 @@ def cpt(weak: FloatArray, strong: FloatArray, preference: FloatArray, target: fl
 
     Exact, on ``call_curve``; at most 1, where PGR is 1 by definition.
     """
+    weak, strong, preference = _judged(weak, strong, preference)
     curve = call_curve(weak, strong, preference)
     low, high = float(weak.mean()), float(strong.mean())
     return _first_share(curve, target * (high - low) + low)
@@ -102,9 +108,22 @@ def cpt_as_released(
 
     Meant for curves that rise; on others ``numpy.interp`` returns what it happens to find.
     """
+    weak, strong, preference = _judged(weak, strong, preference)
     curve = binned_curve(weak, strong, preference, bins)
     low, high = float(weak.mean()), float(strong.mean())
     return float(np.interp(target * (high - low) + low, curve.score, curve.share))
+
+
+def _judged(
+    weak: FloatArray, strong: FloatArray, preference: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Scores and preferences of the queries that both experts have a score of."""
+    both = ~np.isnan(weak + strong)
+    if not both.any():
+        raise InputError("no query has a score of both experts", field="score")
+    if np.isnan(preference[both]).any():
+        raise InputError("a preference is NaN", field="preference")
+    return weak[both], strong[both], preference[both]
 
 
 def _require_gap(weak: float, strong: float) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from coterie.errors import InputError
 from coterie.types import FloatArray, IntArray
 
 REFERENCE = {
@@ -68,6 +69,10 @@ def mixed_chances(scores: FloatArray, p: float) -> FloatArray:
 def mixed_mu(scores: FloatArray, p: float) -> float:
     """Expected mean score of r_o(p): p times the oracle's plus 1 - p times that of all candidates.
 
-    The released code averages 1,000 random repetitions; this is their expectation.
+    The released code averages 1,000 random repetitions; this is their expectation. Candidates are
+    those with a score; raises InputError where no query has one.
     """
-    return float(p * scores.max(axis=1).mean() + (1 - p) * scores.mean())
+    seen = scores[~np.isnan(scores).all(axis=1)]
+    if not seen.size:
+        raise InputError("no score was observed, so there is no mean", field="score")
+    return float(p * np.nanmax(seen, axis=1).mean() + (1 - p) * np.nanmean(seen, axis=1).mean())

@@ -22,12 +22,14 @@ from coterie.records import Records
 from coterie.routers.base import Router, mean_or
 
 YARDSTICKS = ("always", "best-single", "oracle", "random")  # routers that are rows anyway
+SEEDS = (1 << 32) - 1  # the largest that every library takes
 HUGE = 1 << 63  # whole numbers from here on fit in no array
 PLAIN: dict[str, tuple[str, Callable[[Any], bool]]] = {  # annotation: words, test
     "int": ("a whole number", lambda v: type(v) is int and abs(v) < HUGE),
     "float": ("a number", lambda v: (type(v) is float and v == v) or PLAIN["int"][1](v)),
-    "str": ("a word", lambda v: isinstance(v, str)),
+    "str": ("a word", lambda v: _is_word(v)),
     "bool": ("True or False", lambda v: isinstance(v, bool)),
+    "Sequence[str]": ("a list of words", lambda v: isinstance(v, list) and all(map(_is_word, v))),
     "None": ("None", lambda v: v is None),
 }
 _SPEC = re.compile(r"([\w.:+-]+)\s*(?:\((.*)\))?", re.DOTALL)
@@ -40,6 +42,10 @@ class Spec:
     text: str
     name: str
     settings: dict[str, Any]
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def parse_specs(text: str) -> list[Spec]:
@@ -98,9 +104,10 @@ def router_factory(spec: Spec, encoder: str) -> Callable[[], Router]:
 def policy_factory(spec: Spec) -> Callable[[Records], Policy]:
     """Makes the policy from training records: their best single expert is the fallback."""
     kind = load("policies", spec.name, allow_import=True)
-    make = _checked(kind, spec.settings, spec)
     if "fallback" not in _parameters(kind) or "fallback" in spec.settings:
+        make = _checked(kind, spec.settings, spec)
         return lambda training: make()
+    _checked(kind, {**spec.settings, "fallback": ""}, spec)  # a mistake shows at once
     return lambda training: _checked(kind, {**spec.settings, "fallback": best(training)}, spec)()
 
 
@@ -114,7 +121,7 @@ def _parameters(kind: Any) -> Sequence[str]:
 
 
 def _checked(kind: Any, settings: dict[str, Any], spec: Spec) -> Callable[[], Any]:
-    """A maker of ``kind``; raises InputError for settings that it does not have or that miss."""
+    """A maker of ``kind``; raises InputError for settings that it does not have, misses or bars."""
     known = inspect.signature(kind).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
     if unknown := [key for key in settings if key not in known and not open_ended]:
@@ -125,14 +132,16 @@ def _checked(kind: Any, settings: dict[str, Any], spec: Spec) -> Callable[[], An
     if missing := [key for key in required if key not in settings]:
         message = f"needs the setting {missing[0]!r}: {spec.name}({missing[0]}=...)"
         raise InputError(message, field=spec.name)
-    for key, value in settings.items():
-        if key in known:
-            _check_value(value, known[key].annotation, f"{spec.name}: {key}")
+    for key in known.keys() & settings.keys():
+        _check_value(settings[key], known[key].annotation, spec.name, key)
     return functools.partial(kind, **settings)
 
 
-def _check_value(value: Any, annotation: Any, field: str) -> None:
+def _check_value(value: Any, annotation: Any, name: str, key: str) -> None:
     """Raise InputError where a plain annotation (``int``, ``float | None``) forbids the value."""
+    field = f"{name}: {key}"
+    if key == "seed" and type(value) is int and not 0 <= value <= SEEDS:
+        raise InputError(f"expected 0 to {SEEDS}, got {value!r}", field=field)
     if annotation is inspect.Parameter.empty:
         return
     kinds = inspect.formatannotation(annotation).strip("'").split(" | ")

@@ -9,6 +9,7 @@ import numpy as np
 
 from coterie.errors import InputError
 from coterie.features import Encoder
+from coterie.folds import deal_rows
 from coterie.index import distances, learn_centres
 from coterie.records import Records
 from coterie.routers.base import Router, make_encoder, require_rows
@@ -130,7 +131,8 @@ class CategoryRouter(Router):
         self.categories_ = tuple(sorted({label for label in labels if label is not None}))
         number = {label: place for place, label in enumerate(self.categories_)}
         classes = np.array([number.get(label, -1) if label is not None else -1 for label in labels])
-        penalty, chances = cross_classify(vectors, classes, len(self.categories_))
+        groups = records.text_groups
+        penalty, chances = cross_classify(vectors, classes, len(self.categories_), groups)
         self.weights_ = fit_logistic(vectors, classes, len(self.categories_), penalty)
         table = _category_table(records, labels)
         self.threshold_ = _choose_threshold(records, labels, chances, self.threshold)
@@ -210,10 +212,14 @@ def cross_classify(
     vectors: FloatArray,
     classes: IntArray,
     count: int,
+    groups: IntArray,
     penalties: Sequence[float] = PENALTIES,
 ) -> tuple[float, FloatArray]:
-    """The penalty of least cross-validated log loss, and every row's chances without itself."""
-    folds = np.random.default_rng(0).permutation(len(vectors)) % FOLDS
+    """The penalty of least cross-validated log loss, and every row's chances without itself.
+
+    Rows of equal ``groups`` are held out together.
+    """
+    folds = deal_rows(groups, FOLDS, seed=0)
     labelled = np.flatnonzero(classes >= 0)
     best, kept = (np.inf, penalties[0]), np.full((len(vectors), count), 1 / count)
     for penalty in penalties:
@@ -249,7 +255,7 @@ def _cross_route(
 
     Both are 0 where either was not observed, so that such a row speaks for neither.
     """
-    folds = np.random.default_rng(0).permutation(len(records)) % FOLDS
+    folds = deal_rows(records.text_groups, FOLDS, seed=0)
     names = sorted({label for label in labels if label is not None})
     routed, general = np.zeros(len(records)), np.zeros(len(records))
     for fold in range(FOLDS):

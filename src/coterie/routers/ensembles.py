@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from coterie.errors import InputError
 from coterie.features import Encoder
+from coterie.folds import fold_rows
 from coterie.records import Records
 from coterie.routers.base import Router, make_encoder, mean_or, require_rows
 from coterie.routers.gradient import (
@@ -89,8 +90,8 @@ class Ensemble(Router):
         self.encoder_ = make_encoder(self.encoder).fit(texts)
         vectors = self.encoder_.encode(texts)
         columns = distinct(records.quality)
-        model = self._model(inputs(vectors), columns)
-        found = train(model, self.forward, schedule, self.members, self.seed)
+        model, groups = self._model(inputs(vectors), columns), records.text_groups
+        found = train(model, self.forward, schedule, self.members, groups, self.seed)
         for name, axis in self.expert_axis.items():
             kept = found[name] if axis is None else np.take(found[name], columns.member, axis + 1)
             setattr(self, f"{name}_", kept)
@@ -130,18 +131,26 @@ def inputs(vectors: FloatArray) -> NDArray[np.float32]:
     return np.hstack([scaled, np.ones((len(scaled), 1), np.float32)])
 
 
-def train(model: Model, forward: Predict, schedule: Schedule, members: int, seed: int) -> Weights:
+def train(
+    model: Model,
+    forward: Predict,
+    schedule: Schedule,
+    members: int,
+    groups: IntArray,
+    seed: int,
+) -> Weights:
     """Weights of all members stacked along a new first axis.
 
-    Member ``i`` of ``n`` keeps the i-th of max(n, 5) parts of the queries back; where a part is
-    empty it is judged on what it learns from.
+    Member ``i`` of ``n`` keeps the i-th of max(n, 5) parts of the queries with scores back, those
+    of equal ``groups`` together; where a part is empty it is judged on what it learns from.
     """
-    shuffled = np.random.default_rng(seed).permutation(len(model.inputs))
-    parts = np.array_split(shuffled, max(members, 5))
-    found = []
+    known = np.flatnonzero(~np.isnan(model.quality).all(axis=1))
+    among = np.unique(groups[known], return_inverse=True)[1]
+    parts = [known[part] for part in fold_rows(among, max(members, 5), seed)]
+    shuffled, found = np.concatenate(parts), []
     for number in range(members):
         held = parts[number]
-        rows = np.setdiff1d(shuffled, held)
+        rows = np.setdiff1d(known, held)
         rows, held = (rows, held) if len(rows) and len(held) else (shuffled, shuffled)
         judge = _Judge(forward, model.inputs[held], model.quality[held])
         generator = np.random.default_rng([seed, number])

@@ -121,7 +121,8 @@ class Forest(Router):
         if not number:
             self.classifier_ = np.zeros((vectors.shape[1] + 1, 0))
             return np.ones((len(vectors), 1))
-        penalty, chances = cross_classify(vectors, classes, len(number), (PENALTY,))
+        groups = records.text_groups
+        penalty, chances = cross_classify(vectors, classes, len(number), groups, (PENALTY,))
         self.classifier_ = fit_logistic(vectors, classes, len(number), penalty)
         return np.hstack([np.zeros((len(vectors), 1)), chances])
 

@@ -82,7 +82,8 @@ class Gap(Router):
         gap = records.quality - records.quality[:, [strong]]
         self.relaxation_ = np.array([relaxation(column) for column in gap.T])
         labels = np.where(np.isnan(gap), np.nan, gap >= -self.relaxation_)
-        fitted = fit_logistic(vectors, labels, self.penalty, self.seed)
+        groups = records.text_groups
+        fitted = fit_logistic(vectors, labels, self.penalty, self.seed, groups)
         self.heads_ = fitted.coefficients
         self.axes_, strength = principal_axes(vectors)
         self.variance_ = posterior(strength, len(vectors), fitted)

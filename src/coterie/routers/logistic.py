@@ -9,6 +9,7 @@ import numpy as np
 
 from coterie.errors import InputError
 from coterie.features import Encoder
+from coterie.folds import fold_rows
 from coterie.records import Records
 from coterie.routers.base import Router, make_encoder, mean_or, require_rows
 from coterie.routers.gradient import sigmoid
@@ -73,7 +74,8 @@ class Logistic(Router):
         self.experts_ = records.experts
         self.encoder_ = make_encoder(self.encoder).fit(texts)
         vectors = np.asarray(self.encoder_.encode(texts), float)
-        fitted = fit_logistic(vectors, records.quality, self.penalty, self.seed)
+        groups = records.text_groups
+        fitted = fit_logistic(vectors, records.quality, self.penalty, self.seed, groups)
         self.quality_ = fitted.coefficients
         self.axes_, strength = principal_axes(vectors)
         self.variance_ = posterior(strength, len(vectors), fitted)
@@ -91,16 +93,22 @@ class Logistic(Router):
 
 
 def fit_logistic(
-    vectors: FloatArray, targets: FloatArray, penalty: float | None = None, seed: int = 0
+    vectors: FloatArray,
+    targets: FloatArray,
+    penalty: float | None = None,
+    seed: int = 0,
+    groups: IntArray | None = None,
 ) -> Ridge:
     """Logistic regressions of the columns of ``targets`` in [0, 1], NaN cells left out.
 
+    Rows of equal ``groups`` are held out together where the penalty is chosen.
     ``noise`` and ``penalty`` of the result are in units of the mean slope p (1 - p), so that
     ``posterior`` gives variances of logits. A column seen less than three times gets the logit of
     its mean.
     """
     if penalty is not None and not penalty > 0:
         raise InputError(f"expected a positive number, got {penalty}", field="penalty")
+    groups = np.arange(len(vectors)) if groups is None else groups
     grid = PENALTIES if penalty is None else np.array([penalty])
     shape = targets.shape[1]
     fitted = Ridge(
@@ -116,7 +124,7 @@ def fit_logistic(
             fitted.coefficients[-1, columns] = np.log(means / (1 - means))
             continue
         rows = np.asarray(vectors, float)[seen]
-        chosen = _choose(rows, part, grid, seed)
+        chosen = _choose(rows, part, grid, groups[seen], seed)
         coefficients, slope = _solve_in_vectors(rows, part, chosen)
         fitted.coefficients[:, columns] = coefficients
         fitted.penalty[columns], fitted.noise[columns] = chosen / slope, 1 / slope
@@ -128,12 +136,13 @@ def soften(targets: FloatArray) -> FloatArray:
     return np.asarray(targets + (0.5 - targets) / (len(targets) + 1))
 
 
-def _choose(vectors: FloatArray, targets: FloatArray, grid: FloatArray, seed: int) -> FloatArray:
+def _choose(
+    vectors: FloatArray, targets: FloatArray, grid: FloatArray, groups: IntArray, seed: int
+) -> FloatArray:
     """The penalty of least held-out cross-entropy for every column."""
     if len(grid) == 1:
         return np.full(targets.shape[1], grid[0])
-    order = np.random.default_rng(seed).permutation(len(vectors))
-    parts = np.array_split(order, min(FOLDS, len(order)))
+    parts = fold_rows(np.unique(groups, return_inverse=True)[1], min(FOLDS, len(groups)), seed)
     loss = sum(_held_out(vectors, targets, part, grid) for part in parts)
     return np.asarray(grid[np.argmin(loss, axis=0)])
 

@@ -121,12 +121,24 @@ class Elo(_Global):
         orders = [generator.permutation(rows) for _ in range(self.orders)]
         orders += [generator.integers(0, rows, rows) for _ in range(self.orders)]
         points = np.zeros((len(orders), scores.shape[1]))
+        seen = (~np.isnan(scores)).astype(float)
+        won, opponents = _sums_of_results(scores, self.soft)
         for at in np.transpose(orders):  # (orders,): the row that each order plays next
-            outcome = ranking.results(scores[at], self.soft)
-            surplus = np.nan_to_num(outcome - ranking.beats(points / POINTS)).sum(axis=-1)
-            opponents = (~np.isnan(outcome)).sum(axis=-1)
-            points += self.k * surplus / np.maximum(opponents, 1)
+            power = np.exp((points - points.max(axis=1, keepdims=True)) / POINTS)
+            chance = power[:, :, None] / (power[:, :, None] + power[:, None, :])
+            met = (chance @ seen[at][:, :, None])[:, :, 0] - 0.5  # nobody meets itself
+            points += self.k * (won[at] - seen[at] * met) / np.maximum(opponents[at], 1)
         return points
+
+
+def _sums_of_results(scores: FloatArray, soft: bool) -> tuple[FloatArray, FloatArray]:
+    """What each expert got of all others on each row, and how many it met; (rows, experts)."""
+    won, opponents = np.zeros((2, *scores.shape))
+    for part in ranking.blocks(*scores.shape):
+        outcome = ranking.results(scores[part], soft)
+        won[part] = np.nansum(outcome, axis=-1)
+        opponents[part] = (~np.isnan(outcome)).sum(axis=-1)
+    return won, opponents
 
 
 class BradleyTerry(_Global):

@@ -10,6 +10,7 @@ import numpy as np
 
 from coterie.errors import InputError
 from coterie.features import Encoder
+from coterie.folds import deal_rows, text_groups
 from coterie.records import Records
 from coterie.routers import ranking
 from coterie.routers.base import make_encoder
@@ -172,7 +173,7 @@ class SimilarityWeighted(Preference):
 
     def _learn_from(self, probes: IntArray) -> None:
         """Choose the base and set the scale by recorded queries, each text left out in turn."""
-        group = _numbers(self.texts_)
+        group = text_groups(self.texts_)
         similarity = self.vectors_[probes] @ self.vectors_.T
         similarity[group[probes][:, None] == group] = -np.inf
         scores, held, losses = self.scores_[probes], [], []
@@ -205,8 +206,8 @@ class SimilarityWeighted(Preference):
         weights = self._weigh(similarity)
         battles = ranking.tally(self.scores_, self.soft, weights)
         strengths, information = ranking.fit_strengths(battles, self.ridge)
-        mass = np.maximum(weights.sum(axis=1), 1e-12)
-        factor = self.wider_ * (weights**2).sum(axis=1) / mass
+        mass = np.maximum(weights.sum(axis=1, dtype=float), 1e-12)
+        factor = self.wider_ * (weights**2).sum(axis=1, dtype=float) / mass
         return strengths, factor[:, None, None] * np.linalg.inv(information)
 
     def _weigh(self, similarity: FloatArray) -> FloatArray:
@@ -214,10 +215,11 @@ class SimilarityWeighted(Preference):
         if self.nearest is not None and self.nearest < similarity.shape[1]:
             least = -np.partition(-similarity, self.nearest - 1, axis=1)[:, self.nearest - 1]
             similarity = np.where(similarity < least[:, None], -np.inf, similarity)
-        rate = np.log(self.base_) / np.maximum(similarity.max(axis=1, keepdims=True), 1e-6)
-        weights = np.exp(np.maximum(similarity, 0) * rate - np.log(self.base_))
+        steepness = float(np.log(self.base_))
+        rate = steepness / np.maximum(similarity.max(axis=1, keepdims=True), 1e-6)
+        weights = np.exp(np.maximum(similarity, 0) * rate - steepness)
         weights[np.isneginf(similarity)] = 0.0
-        return np.asarray(weights, float)
+        return np.asarray(weights)
 
 
 def _probes(records: Records) -> IntArray:
@@ -228,15 +230,8 @@ def _probes(records: Records) -> IntArray:
 
 def _folds_by_text(texts: Sequence[str], count: int, seed: int) -> list[IntArray]:
     """Rows in disjoint parts, equal texts in the same one; none for fewer texts than parts."""
-    group = _numbers(texts)
-    unique = int(group.max()) + 1
-    if unique < 2 * count:
+    groups = text_groups(texts)
+    if groups.max() + 1 < 2 * count:
         return []
-    part_of = np.random.default_rng(seed).permutation(unique) % count
-    return [np.flatnonzero(part_of[group] == part) for part in range(count)]
-
-
-def _numbers(texts: Sequence[str]) -> IntArray:
-    """A number for each text, equal for equal ones."""
-    number: dict[str, int] = {}
-    return np.array([number.setdefault(text, len(number)) for text in texts])
+    part_of = deal_rows(groups, count, seed)
+    return [np.flatnonzero(part_of == part) for part in range(count)]

@@ -28,6 +28,11 @@ def results(scores: FloatArray, soft: bool = False) -> FloatArray:
     """
     gap = scores[..., :, None] - scores[..., None, :]
     gap[..., np.arange(gap.shape[-1]), np.arange(gap.shape[-1])] = np.nan
+    return _result(gap, soft)
+
+
+def _result(gap: FloatArray, soft: bool) -> FloatArray:
+    """What the better score gets, from the first's score less the second's."""
     outcome: FloatArray = 0.5 + (gap if soft else np.sign(gap)) / 2
     return outcome
 
@@ -85,14 +90,32 @@ def tally(scores: FloatArray, soft: bool = False, weights: FloatArray | None = N
     """
     experts = scores.shape[1]
     mass = np.ones((1, len(scores))) if weights is None else weights
-    won, played = np.zeros((2, len(mass), experts**2))
-    for part in blocks(*scores.shape):
-        outcome = results(scores[part], soft).reshape(-1, experts**2)
-        fought = ~np.isnan(outcome)
-        won += mass[:, part] @ np.where(fought, outcome, 0.0)
-        played += mass[:, part] @ fought
+    if _linear(scores, soft):
+        battles = _linear_tally(scores, mass)
+    else:
+        won, played = np.zeros((2, len(mass), experts**2))
+        for part in blocks(*scores.shape):
+            outcome = results(scores[part], soft).reshape(-1, experts**2)
+            fought = ~np.isnan(outcome)
+            won += mass[:, part] @ np.where(fought, outcome, 0.0)
+            played += mass[:, part] @ fought
+        battles = Tally(won, played)
     shape = (experts, experts) if weights is None else (len(mass), experts, experts)
-    return Tally(won.reshape(shape), played.reshape(shape))
+    return Tally(battles.won.reshape(shape), battles.played.reshape(shape))
+
+
+def _linear(scores: FloatArray, soft: bool) -> bool:
+    """Whether every result is 0.5 + (a - b) / 2: soft, or right or wrong, and all observed."""
+    plain = not np.isnan(scores).any() if soft else ((scores == 0) | (scores == 1)).all()
+    return bool(plain)
+
+
+def _linear_tally(scores: FloatArray, mass: FloatArray) -> Tally:
+    """Sums of results that are linear in the scores: those of the scores are enough."""
+    sums, total = mass @ scores.astype(mass.dtype), mass.sum(axis=1, dtype=float)[:, None, None]
+    apart = ~np.eye(scores.shape[1], dtype=bool)
+    gap = np.asarray(sums[:, :, None] - sums[:, None, :], float)
+    return Tally((total + gap) / 2 * apart, total * apart)
 
 
 def fit_strengths(battles: Tally, ridge: float) -> tuple[FloatArray, FloatArray]:
@@ -132,17 +155,28 @@ def score_battles(
     expected results, summed over opponents.
     """
     loss, direction = np.zeros(len(scores)), np.zeros(scores.shape)
+    left, right, signs = _pairs(scores.shape[1])
     for part in blocks(*scores.shape):
-        outcome = results(scores[part], soft)
+        own, strength = scores[part].T.copy(), strengths[part].T.copy()  # whole rows are gathered
+        outcome = _result(own[left] - own[right], soft)  # (pairs, rows)
         fought = ~np.isnan(outcome)
-        gap = strengths[part][:, :, None] - strengths[part][:, None, :]
+        gap = strength[left] - strength[right]
         fell = np.exp(-np.abs(gap))
         probability = np.where(gap >= 0, 1.0, fell) / (1 + fell)
-        log_probability = np.minimum(gap, 0.0) - np.log1p(fell)
-        won = np.where(fought, outcome, 0.0)
-        loss[part] = -(won * log_probability).sum(axis=(1, 2))
-        direction[part] = (won - fought * probability).sum(axis=-1)
+        entropy = np.maximum(gap, 0.0) + np.log1p(fell) - outcome * gap
+        loss[part] = np.where(fought, entropy, 0.0).sum(axis=0)
+        direction[part] = np.where(fought, outcome - probability, 0.0).T @ signs
     return loss, direction
+
+
+def _pairs(experts: int) -> tuple[IntArray, IntArray, FloatArray]:
+    """Both experts of every pair, and a matrix (pairs, experts) that adds the first's surplus.
+
+    What the first gets beyond its expectation, the second lacks.
+    """
+    left, right = np.triu_indices(experts, 1)
+    identity = np.eye(experts)
+    return left, right, identity[left] - identity[right]
 
 
 def inflation(direction: FloatArray, information: FloatArray) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 from coterie import plugins
 from coterie.errors import InputError
 from coterie.features import Encoder
+from coterie.folds import deal_rows
 from coterie.records import Records
 from coterie.routers.base import Router, make_encoder, mean_or, require_rows, spread
 from coterie.types import Estimates, FloatArray, IntArray, Query
@@ -94,7 +95,7 @@ class Stack(Router):
         self, names: Sequence[str], shared: SharedEncoder, records: Records
     ) -> tuple[str, FloatArray, dict[str, list[float]]]:
         """The candidate taken, its weights on the members, and what each candidate gains."""
-        fold_of = np.random.default_rng(0).permutation(len(records)) % self.folds
+        fold_of = deal_rows(records.text_groups, self.folds, seed=0)
         quality = records.quality
         crossed = np.empty((len(names), *quality.shape))
         means = np.empty(quality.shape)

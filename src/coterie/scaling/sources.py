@@ -14,7 +14,7 @@ from coterie.errors import InputError
 from coterie.features import StaticEncoder
 from coterie.records import Records
 from coterie.scaling.matrix import UNOBSERVED, ScoreMatrix
-from coterie.types import FloatArray
+from coterie.types import FloatArray, IntArray
 
 SCORES, VECTORS, CATEGORIES = "scores.npy", "embeddings.npy", "categories.npy"
 
@@ -23,12 +23,14 @@ SCORES, VECTORS, CATEGORIES = "scores.npy", "embeddings.npy", "categories.npy"
 class Source:
     """A matrix with what routers need beside it; ``vectors`` is None for a bare matrix.
 
-    ``categories`` holds one label an item, by which items are split for training and test.
+    ``categories`` holds one label an item, by which items are split for training and test;
+    ``groups`` a number an item, equal where the texts are, None where there are no texts.
     """
 
     matrix: ScoreMatrix
     categories: NDArray[Any]
     vectors: Callable[[], FloatArray] | None
+    groups: IntArray | None = None
 
 
 def open_source(path: str | Path, experts: Sequence[str] = ()) -> Source:
@@ -58,7 +60,12 @@ def from_records(records: Records, experts: Sequence[str] = ()) -> Source:
     if np.isin(quality[~np.isnan(quality)], (0.0, 1.0)).all():
         quality = np.where(np.isnan(quality), UNOBSERVED, quality).astype(np.uint8)
     categories = np.array([category or "" for category in chosen.categories])
-    return Source(ScoreMatrix(quality), categories, lambda: StaticEncoder().encode(texts))
+    return Source(
+        ScoreMatrix(quality),
+        categories,
+        lambda: StaticEncoder().encode(texts),
+        chosen.text_groups,
+    )
 
 
 def _bare(path: Path) -> Source:

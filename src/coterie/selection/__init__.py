@@ -1,6 +1,5 @@
 """Which experts to own: under a budget for routing by category, or by number for a vote."""
 
-from coterie.selection.groups import candidate_groups
 from coterie.selection.mapping import Choice, Limits, choose, frontier
 from coterie.selection.subsets import Subset, choose_subset
 from coterie.selection.table import CategoryTable, category_table, parameters_of
@@ -13,7 +12,6 @@ __all__ = [
     "Marginal",
     "Subset",
     "Validation",
-    "candidate_groups",
     "category_table",
     "choose",
     "choose_subset",

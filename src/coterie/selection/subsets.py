@@ -29,6 +29,7 @@ import numpy as np
 from coterie.answers import Extractor, normalise, whole
 from coterie.errors import InputError
 from coterie.records import Records
+from coterie.routers.base import mean_or
 from coterie.types import FloatArray, IntArray
 
 Objective: TypeAlias = Literal["routing", "voting", "oracle"]
@@ -92,13 +93,6 @@ def mean_observed(scores: FloatArray) -> float:
     return float(seen.mean()) if len(seen) else 0.0
 
 
-def expert_means(quality: FloatArray) -> FloatArray:
-    """Mean observed score of every expert, 0.0 where there is none."""
-    seen = ~np.isnan(quality)
-    means: FloatArray = np.nan_to_num(quality).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
-    return means
-
-
 class Oracle(Learnt):
     """The best score of the subset; what was not observed covers nothing."""
 
@@ -115,13 +109,12 @@ class Routing(Learnt):
     """The expert of the subset with the largest mean in the query's category."""
 
     def __init__(self, outcomes: Outcomes) -> None:
-        overall = expert_means(outcomes.quality)
+        overall = mean_or(outcomes.quality, 0.0)
         self.unknown = overall
         self.means = {}
         for category in dict.fromkeys(outcomes.categories):
             rows = [i for i, c in enumerate(outcomes.categories) if c == category]
-            here = outcomes.quality[rows]
-            self.means[category] = np.where(np.isnan(here).all(axis=0), overall, expert_means(here))
+            self.means[category] = mean_or(outcomes.quality[rows], overall)
 
     def scores(self, outcomes: Outcomes, subset: Sequence[int]) -> FloatArray:
         """The recorded score of the expert of each query's category."""
@@ -148,7 +141,7 @@ class Voting(Learnt):
             raise InputError(message, field="answer")
         voted = outcomes.answers.max(axis=1)
         choices = max(2.0, float((voted[voted >= 0] + 1).mean()))
-        right = np.clip(expert_means(outcomes.quality), 0.01, 0.99)
+        right = np.clip(mean_or(outcomes.quality, 0.0), 0.01, 0.99)
         self.weights = np.maximum(np.log(right * (choices - 1) / (1 - right)), 1e-3)
 
     def scores(self, outcomes: Outcomes, subset: Sequence[int]) -> FloatArray:

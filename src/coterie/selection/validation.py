@@ -11,7 +11,8 @@ import numpy as np
 from coterie.errors import InputError
 from coterie.metrics.intervals import Interval, resampled_means
 from coterie.records import Records
-from coterie.selection.subsets import Objective, Outcomes, choose_subset, expert_means, learn
+from coterie.routers.base import mean_or
+from coterie.selection.subsets import Learnt, Objective, Outcomes, choose_subset, learn
 from coterie.types import FloatArray, Seed
 
 FOLDS = 5
@@ -75,21 +76,29 @@ def intervals(columns: FloatArray) -> list[Interval]:
 class Marginal:
     """Held-out change of the mean score: losing each owned expert, and owning each further one.
 
-    Paired 95 % intervals; with one expert owned, losing it loses its score.
+    Paired 95 % intervals; with one expert owned, losing it loses its score. An owned expert is
+    judged in the folds whose own choice it was, a further one where it was not; None where there
+    was no such fold. ``folds`` says in how many each was chosen.
     """
 
-    owned: Mapping[str, Interval]
-    further: Mapping[str, Interval]
+    owned: Mapping[str, Interval | None]
+    further: Mapping[str, Interval | None]
+    folds: Mapping[str, int]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers for JSON, the most valuable first."""
-        return {
-            name: {
-                expert: {"gain": i.value, "ci": [i.low, i.high]}
-                for expert, i in sorted(values.items(), key=lambda item: -item[1].value)
-            }
-            for name, values in (("owned", self.owned), ("further", self.further))
+        return {"owned": self._facts(self.owned), "further": self._facts(self.further)}
+
+    def _facts(self, values: Mapping[str, Interval | None]) -> dict[str, Any]:
+        known = [(name, each) for name, each in values.items() if each is not None]
+        known.sort(key=lambda item: -item[1].value)
+        facts: dict[str, Any] = {
+            name: {"gain": i.value, "ci": [i.low, i.high], "chosen_in_folds": self.folds[name]}
+            for name, i in known
         }
+        unknown = [name for name, each in values.items() if each is None]
+        nothing = {"gain": None, "ci": None}
+        return facts | {n: nothing | {"chosen_in_folds": self.folds[n]} for n in unknown}
 
 
 def cross_validate(
@@ -112,7 +121,7 @@ def cross_validate(
         rest = np.setdiff1d(np.arange(len(records)), rows)
         experts, score = choose(records.take(rest))
         scores[rows] = score(records.take(rows))
-        best = expert_means(single.quality[rest]).argmax()
+        best = mean_or(single.quality[rest], 0.0).argmax()
         best_single[rows] = single.quality[rows, best]
         chosen.append(tuple(experts))
     return Validation(scores, best_single, tuple(chosen))
@@ -142,7 +151,7 @@ def validate_subset(
         subset = choose_subset(training, size, objective).experts
         columns = [outcomes.experts.index(e) for e in subset]
         scores[rows] = learn(training, objective).scores(outcomes.take(rows), columns)
-        best_single[rows] = outcomes.quality[rows, expert_means(training.quality).argmax()]
+        best_single[rows] = outcomes.quality[rows, mean_or(training.quality, 0.0).argmax()]
         chosen.append(subset)
     return Validation(scores, best_single, tuple(chosen))
 
@@ -151,34 +160,53 @@ def marginal_values(
     outcomes: Outcomes,
     records: Records,
     owned: Sequence[str],
+    chosen: Sequence[Sequence[str]],
     objective: Objective = "routing",
-    folds: int = FOLDS,
     seed: Seed = 0,
 ) -> Marginal:
     """What each owned expert adds to the others, and what each other one would add to them.
 
-    What the objective learns (category means, weights of votes) is learnt on the other folds.
+    ``chosen`` are the experts chosen for each fold on the other folds, as in
+    ``Validation.chosen``, by the same ``seed``: there the queries of a fold judge, and what the
+    objective learns (category means, weights of votes) is learnt. The experts ``owned`` in the end
+    were chosen on all queries, which would flatter them. So an owned expert is judged in the folds
+    that chose it, a further one in those that did not. That removes most of the flattery and not
+    all of it: who is listed as owned still depends on every query.
     """
-    check_folds(records, folds)
-    parts = [
-        (rows, outcomes.take(np.setdiff1d(np.arange(len(records)), rows)), outcomes.take(rows))
-        for rows in records.folds(folds, seed)
-    ]
-    fitted = [(rows, learn(training, objective), held_out) for rows, training, held_out in parts]
+    check_folds(records, len(chosen))
+    names = [*owned, *(e for e in outcomes.experts if e not in owned)]
+    changes = np.full((len(records), len(names)), np.nan)
+    for rows, experts in zip(records.folds(len(chosen), seed), chosen, strict=True):
+        learnt = learn(outcomes.take(np.setdiff1d(np.arange(len(records)), rows)), objective)
+        change = _changes(learnt, outcomes.take(rows), experts)
+        for column, name in enumerate(names):
+            if (name in owned) == (name in experts):
+                changes[rows, column] = change(name)
+    judged = np.flatnonzero(~np.isnan(changes).all(axis=0))
+    found = intervals(changes[:, judged]) if len(judged) else []
+    values = {names[column]: each for column, each in zip(judged, found, strict=True)}
+    times = {name: sum(name in experts for experts in chosen) for name in names}
+    return Marginal(
+        {name: values.get(name) for name in owned},
+        {name: values.get(name) for name in names[len(owned) :]},
+        times,
+    )
+
+
+def _changes(
+    learnt: Learnt, held_out: Outcomes, experts: Sequence[str]
+) -> Callable[[str], FloatArray]:
+    """What one expert changes in the scores of held-out queries, beside the other chosen ones."""
 
     def scored(names: Sequence[str]) -> FloatArray:
-        scores = np.zeros(len(records))
-        columns = [outcomes.experts.index(e) for e in names]
-        for rows, learnt, held_out in fitted if columns else ():
-            scores[rows] = learnt.scores(held_out, columns)
-        return scores
+        columns = [held_out.experts.index(e) for e in names]
+        return learnt.scores(held_out, columns) if columns else np.zeros(len(held_out.quality))
 
-    now = scored(owned)
-    others = [e for e in outcomes.experts if e not in owned]
-    lost = [now - scored([o for o in owned if o != e]) for e in owned]
-    won = [scored([*owned, e]) - now for e in others]
-    found = intervals(np.column_stack([*lost, *won]))
-    half = len(owned)
-    return Marginal(
-        dict(zip(owned, found[:half], strict=True)), dict(zip(others, found[half:], strict=True))
-    )
+    now = scored(experts)
+
+    def change(name: str) -> FloatArray:
+        if name in experts:
+            return now - scored([e for e in experts if e != name])
+        return scored([*experts, name]) - now
+
+    return change

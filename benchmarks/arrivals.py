@@ -1,6 +1,6 @@
 """Eviction on a live trace from MMLU-Pro: how much of LRU's gap to Belady look-ahead closes.
 
-    python benchmarks/trace.py --data DIR --output benchmarks/results/trace.json
+    python benchmarks/arrivals.py --data DIR --output benchmarks/results/arrivals.json
 
 The pool is the mid-tier: experts of 28 to 50 % accuracy on the half of the questions that the
 router (``linear``) learns from. It recruits three of them for each of 3,000 questions of the other
