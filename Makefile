@@ -5,7 +5,7 @@ BIN := .venv/bin
 TRAINING := .venv-training/bin
 
 help: ## list the commands
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .venv/ready: pyproject.toml constraints.txt
 	@echo "setting up .venv (once)"
@@ -32,6 +32,10 @@ bench: .venv/ready ## grouped against question-by-question loading; writes bench
 
 bench-scale: .venv/ready ## curves, groups, baselines and panel at RouterEval's size; writes benchmarks/results
 	@$(BIN)/python benchmarks/scale.py --output benchmarks/results/scale.json
+
+bench-batch: .venv/ready ## batch driver, residency and journal against ideals; writes benchmarks/results and docs
+	@$(BIN)/python benchmarks/batch.py --data $(DATA) --output benchmarks/results/batch.json
+	@$(BIN)/python benchmarks/batch_page.py --results benchmarks/results/batch.json --docs docs
 
 RIVAL_PIP = $(PYTHON) -m venv $(@D) && $(@D)/bin/pip install -qq --disable-pip-version-check
 
@@ -66,4 +70,4 @@ train: .venv-training/ready ## retrain experts, questions and encoder from their
 	@$(TRAINING)/python -m training.train all --out src/coterie/embedded/experts
 	@$(TRAINING)/python -m training.cards --experts src/coterie/embedded/experts
 
-.PHONY: help demo test smollm bench bench-scale bench-rivals results docs train
+.PHONY: help demo test smollm bench bench-scale bench-batch bench-rivals results docs train

@@ -87,7 +87,7 @@ async def measure(questions: int = 2000, count: int = EXPERTS) -> dict[str, Any]
 
 
 def memory(seen: Sequence[float]) -> dict[str, Any]:
-    """Peak, and the means of the second and the last fifth: does it grow with the loads?"""
+    """The peak, and the means of the second and the last fifth of the run."""
     fifth = max(len(seen) // 5, 1)
     early, late = seen[fifth : 2 * fifth], seen[-fifth:]
     means = (sum(part) / max(len(part), 1) for part in (early, late))

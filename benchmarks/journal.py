@@ -1,6 +1,6 @@
 """SQLite (WAL) against append-only segments as the journal, both with group commit.
 
-    python benchmarks/journal.py --completions 200000
+    python benchmarks/journal.py --completions 100000
 
 ``Segments`` appends a line of JSON a completion to a file, hands a group of them to the system with
 one ``os.write``, and finds them by their offset, which an index in memory knows; on opening the
@@ -20,6 +20,7 @@ import tempfile
 import time
 from array import array
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,12 +34,18 @@ TEXT = "The answer follows from the two conditions; they leave => 42"
 class Kept(Protocol):
     """What both journals do."""
 
-    def add(
-        self, query: int, step: int, place: int, call: Call, completion: Completion
-    ) -> None: ...
-    def commit(self) -> None: ...
-    def find(self, query: int, step: int, calls: tuple[Call, ...]) -> list[Completion | None]: ...
-    def close(self) -> None: ...
+    def add(self, query: int, step: int, place: int, call: Call, completion: Completion) -> None:
+        """Keep one completion, safe after ``commit``."""
+
+    def commit(self) -> None:
+        """Hand everything so far to the system."""
+
+    def find(self, query: int, step: int, calls: tuple[Call, ...]) -> list[Completion | None]:
+        """The completions of a round, None for what is missing."""
+        ...
+
+    def close(self) -> None:
+        """Commit and close."""
 
 
 class Segments:
@@ -68,6 +75,7 @@ class Segments:
         self._end += length
 
     def add(self, query: int, step: int, place: int, call: Call, completion: Completion) -> None:
+        """See Kept."""
         c, usage = completion, completion.usage
         tokens = usage.prompt_tokens, usage.completion_tokens
         ending = c.finish_reason, c.error, c.estimated, c.logprob
@@ -76,11 +84,13 @@ class Segments:
         self._note(query, len(self._lines[-1]))
 
     def commit(self) -> None:
+        """See Kept."""
         if self._lines:
             os.write(self._file, b"".join(self._lines))
             self._lines.clear()
 
     def find(self, query: int, step: int, calls: tuple[Call, ...]) -> list[Completion | None]:
+        """See Kept."""
         self.commit()
         if self._places[query] < 0:
             return [None] * len(calls)
@@ -93,6 +103,7 @@ class Segments:
         return [Completion(expert, text, usage, cost, latency, finish, error, estimated, logprob)]
 
     def close(self) -> None:
+        """See Kept."""
         self.commit()
         os.close(self._file)
 
@@ -136,23 +147,21 @@ def timed(open_: Callable[[], Kept], path: Path, count: int, group: int) -> dict
     }
 
 
-def measure(completions: int = 200_000) -> dict[str, Any]:
+def measure(completions: int = 100_000) -> dict[str, Any]:
     found: dict[str, Any] = {"completions": completions}
     with tempfile.TemporaryDirectory() as folder:
         for group in GROUPS:
             sql, lines = Path(folder) / f"{group}.sqlite", Path(folder) / f"{group}.lines"
             found[f"group {group}"] = {
-                "sqlite": timed(lambda path=sql: Journal(path, {}), sql, completions, group),
-                "segments": timed(
-                    lambda path=lines: Segments(path, completions), lines, completions, group
-                ),
+                "sqlite": timed(partial(Journal, sql, {}), sql, completions, group),
+                "segments": timed(partial(Segments, lines, completions), lines, completions, group),
             }
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--completions", type=int, default=200_000)
+    parser.add_argument("--completions", type=int, default=100_000)
     args = parser.parse_args()
     print(json.dumps(measure(args.completions), indent=1))
 

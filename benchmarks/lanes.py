@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from switching import serve
 
@@ -39,7 +39,6 @@ from coterie.store import Journal
 from coterie.types import Call, Decision, Query
 
 ROOM, RECRUITS, SEED = 2, 3, 0
-P, R = ParamSpec("P"), TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ class TimedJournal(Journal):
     seconds = 0.0
     inside = False
 
-    def _timed(self, method: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    def _timed(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self.inside:  # ``add`` commits: counted once
             return method(*args, **kwargs)
         self.inside, start = True, time.perf_counter()
@@ -133,18 +132,23 @@ class TimedJournal(Journal):
             self.seconds += time.perf_counter() - start
 
     def begin(self) -> None:
+        """See Journal, as all of these."""
         self._timed(super().begin)
 
     def find(self, *args: Any, **kwargs: Any) -> Any:
+        """Timed."""
         return self._timed(super().find, *args, **kwargs)
 
     def add(self, *args: Any) -> None:
+        """Timed."""
         self._timed(super().add, *args)
 
     def add_failure(self, *args: Any) -> bool:
-        return self._timed(super().add_failure, *args)
+        """Timed."""
+        return bool(self._timed(super().add_failure, *args))
 
     def commit(self) -> None:
+        """Timed."""
         self._timed(super().commit)
 
 

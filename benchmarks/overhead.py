@@ -45,20 +45,22 @@ class Instant(Expert):
 
     @property
     def size(self) -> int:
+        """One unit."""
         return 1
 
     async def complete(self, call: Call) -> Completion:
+        """The same for every call."""
         return Completion(self.name, "yes", Usage(10, 1), 0.001, 0.0)
 
 
 class Made(Sequence[Any]):
     """A sequence whose values are made when they are asked for, as if read from disk."""
 
-    def __init__(self, count: int, make: Callable[[int], Any]) -> None:
-        self.count, self.make = count, make
+    def __init__(self, length: int, make: Callable[[int], Any]) -> None:
+        self.length, self.make = length, make
 
     def __len__(self) -> int:
-        return self.count
+        return self.length
 
     @overload
     def __getitem__(self, position: int) -> Any: ...
@@ -66,7 +68,7 @@ class Made(Sequence[Any]):
     def __getitem__(self, position: slice) -> list[Any]: ...
     def __getitem__(self, position: int | slice) -> Any:
         if isinstance(position, slice):
-            return [self.make(each) for each in range(*position.indices(self.count))]
+            return [self.make(each) for each in range(*position.indices(self.length))]
         return self.make(position)
 
 

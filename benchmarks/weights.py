@@ -6,11 +6,12 @@ load them and to run them is real. Tokenizer and template are an embedded expert
 
 Requests recruit two experts each, drawn with the chances of Zipf's law and a seed, so that neither
 neighbours in time nor sizes are alike by construction. Questions and answers are short (14 and 5
-tokens, as in multiple choice): the longer they are, the less loads matter. The device holds as many bytes as the two
-largest experts were measured to take. ``naive`` has room for one and keeps nothing: a load a call.
-``LRU`` and ``look-ahead`` answer request after request in the order of arrival, look-ahead knowing
-the next 16. ``grouped`` is the batch driver, which has them all. What leaves the device leaves the
-system's page cache as well, so every load reads the disk (or what a virtual machine's disk is).
+tokens, as in multiple choice): the longer they are, the less loads matter. The device holds as many
+bytes as the two largest experts were measured to take. ``naive`` has room for one and keeps
+nothing: a load a call. ``LRU`` and ``look-ahead`` answer request after request in the order of
+arrival, look-ahead knowing the next 16. ``grouped`` is the batch driver, which has them all. What
+leaves the device leaves the system's page cache as well, so every load reads the disk (or what a
+virtual machine's disk is).
 
     python benchmarks/weights.py --requests 200
 """

@@ -1,4 +1,7 @@
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Self
 
 import numpy as np
 import pytest
@@ -6,29 +9,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coterie import plugins
-from coterie.aggregators import Majority, Weighted
-from coterie.answers import arrow, whole
+from coterie.aggregators import Calibrated, Majority, Weighted
+from coterie.answers import Extractor, arrow, whole
 from coterie.compositions import recruit, single
 from coterie.errors import InputError, NotRecordedError
 from coterie.evaluation import (
     answers_row,
     best_single_row,
     calibrate,
+    calibrated_scores,
     category_decisions,
     category_row,
     column_row,
     complete,
     confidence_row,
+    cross_fitted,
     oracle_row,
     random_row,
     replay_row,
     static_vote,
 )
-from coterie.policies import Utility
+from coterie.policies import Recruit, Utility
 from coterie.records import Records
 from coterie.routers.base import Router
 from coterie.testing import EXPERTS, make_records, with_quality
-from coterie.types import Answer, Completion, Decision, Query
+from coterie.types import Answer, Completion, Decision, Estimates, Query
 
 RECORDS = make_records(24)
 
@@ -225,3 +230,76 @@ def test_calibration_learns_that_confidence_tells_right_from_wrong() -> None:
 def test_nothing_is_calibrated_without_log_probabilities() -> None:
     records = Records((Query.from_text("q", "?"),), ("a",), np.ones((1, 1)))
     assert calibrate([Decision("recruit", ("a",), (0.5,))], records, whole) is None
+
+
+def noise(rows: int, experts: int = 4, seed: int = 0) -> Records:
+    """Every question is another one and every outcome the toss of a coin: nothing can be learnt."""
+    generator = np.random.default_rng(seed)
+    words = generator.integers(0, 26, (rows, 12, 6)) + ord("a")
+    texts = [" ".join("".join(map(chr, word)) for word in line) for line in words.tolist()]
+    return Records(
+        tuple(Query.from_text(f"q{i}", text) for i, text in enumerate(texts)),
+        EXPERTS[:experts],
+        generator.integers(0, 2, (rows, experts)).astype(float),
+        logprob=-generator.random((rows, experts)),
+        texts=np.array([[f"{i} {j}" for j in range(experts)] for i in range(rows)], object),
+        references=tuple(f"{i} 0" for i in range(rows)),
+    )
+
+
+class Memory(Router):
+    """Knows the scores of the questions it was fitted on by heart, of others the means."""
+
+    name = "memory"
+
+    def fit(self, records: Records) -> Self:
+        self.experts_, self.mean_ = records.experts, records.quality.mean(axis=0)
+        self.known_ = {q.text: row for q, row in zip(records.queries, records.quality, strict=True)}
+        return self
+
+    def predict(self, queries: Sequence[Query]) -> Estimates:
+        quality = np.array([self.known_.get(q.text, self.mean_) for q in queries])
+        return Estimates(self.experts_, quality, np.zeros_like(quality))
+
+
+def routed(records: Records, decisions: Sequence[Decision]) -> float:
+    columns = [records.experts.index(d.experts[0]) for d in decisions]
+    return float(records.quality[np.arange(len(records)), columns].mean())
+
+
+def test_what_is_learnt_by_heart_gains_nothing_where_it_is_cross_fitted() -> None:
+    records = noise(400)
+    by_heart = Memory().fit(records).predict(records.queries)
+    fitted = Recruit(1).decide(records.queries, by_heart)
+    crossed = cross_fitted(Memory, records, {"one": Recruit(1)})["one"]
+    assert routed(records, fitted) > 0.9
+    assert routed(records, crossed) == pytest.approx(0.5, abs=0.06)
+
+
+def test_a_repeated_question_is_not_answered_from_memory() -> None:
+    records = noise(120)
+    twice = Records(
+        tuple(replace(q, id=f"{i} {q.id}") for i in range(2) for q in records.queries),
+        records.experts,
+        np.tile(records.quality, (2, 1)),
+    )
+    crossed = cross_fitted(Memory, twice, {"one": Recruit(1)})["one"]
+    assert routed(twice, crossed) == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_vote_is_calibrated_without_the_questions_it_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    records, seen = noise(40), []
+    decisions = [Decision("recruit", EXPERTS, (0.5,) * 4)] * 40
+
+    def watched(some: Sequence[Decision], known: Records, extract: Extractor) -> Calibrated | None:
+        seen.append({q.id for q in known.queries})
+        return calibrate(some, known, extract)
+
+    monkeypatch.setattr("coterie.evaluation.calibrate", watched)
+    composed = lambda aggregator: partial(recruit, aggregator=aggregator)  # noqa: E731
+    assert calibrated_scores(decisions, records, whole, composed) is not None
+    folds = [{records.queries[i].id for i in rows} for rows in records.folds(5)]
+    assert [fitted & asked for fitted, asked in zip(seen, folds, strict=True)] == [set()] * 5
+    assert all(len(fitted) == 32 for fitted in seen)

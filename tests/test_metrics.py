@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from coterie.errors import InputError
 from coterie.metrics import bootstrap_mean, paired_difference
 from coterie.types import FloatArray
 
@@ -62,3 +63,20 @@ def test_many_scores_are_resampled_in_bounded_blocks() -> None:
     scores = np.random.default_rng(0).random(2000)
     _, low, high = bootstrap_mean(scores)
     assert high - low == pytest.approx(2 * 1.96 * scores.std() / np.sqrt(2000), rel=0.05)
+
+
+def test_means_and_differences_go_by_what_was_observed() -> None:
+    one, two = np.random.default_rng(0).random((2, 60))
+    holes = np.arange(60) % 5 == 0
+    partial = np.where(holes, np.nan, one)
+    assert bootstrap_mean(partial) == bootstrap_mean(one[~holes])
+    assert paired_difference(partial, two) == paired_difference(one[~holes], two[~holes])
+    assert paired_difference(two, partial) == paired_difference(two[~holes], one[~holes])
+
+
+@pytest.mark.parametrize("scores", [np.full(3, np.nan), np.empty(0)])
+def test_where_nothing_was_observed_there_is_no_mean(scores: FloatArray) -> None:
+    with pytest.raises(InputError, match="no score was observed"):
+        bootstrap_mean(scores)
+    with pytest.raises(InputError, match="no score was observed"):
+        paired_difference(scores, np.zeros(len(scores)))

@@ -19,6 +19,7 @@ from coterie.metrics.intervals import (
     interval,
     resampled_means,
 )
+from coterie.panel.sweeps import pair_metrics
 from coterie.types import FloatArray
 
 SCORES = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0], [1, 1, 0]], float)
@@ -50,6 +51,14 @@ def test_routereval_random_has_the_published_values() -> None:
     assert re.classification_bias(re.mixed_chances(SCORES, 0.0)) == pytest.approx(
         1.584963, abs=1e-6
     )
+
+
+def test_the_oracle_of_routereval_chooses_among_what_was_observed() -> None:
+    scores = np.array([[1.0, np.nan, 0.0], [np.nan, 0.5, np.nan], [np.nan] * 3])
+    assert re.mixed_mu(scores, 1.0) == 0.75
+    assert re.mixed_mu(scores, 0.0) == 0.5
+    with pytest.raises(InputError, match="no score was observed"):
+        re.mixed_mu(np.full((2, 2), np.nan), 0.5)
 
 
 def test_a_router_without_chances_has_no_bias() -> None:
@@ -108,6 +117,14 @@ def test_the_zero_router_is_the_hull_of_single_experts() -> None:
     cost = np.array([[1.0, 2.0, 4.0]] * 2)
     quality = np.array([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0]])
     assert hulls.zero_router(cost, quality).tolist() == [[1.0, 0.5], [4.0, 1.0]]
+
+
+def test_the_zero_router_goes_by_what_was_observed() -> None:
+    cost = np.array([[1.0, np.nan, np.nan], [np.nan, 2.0, np.nan]])
+    quality = np.array([[0.5, 1.0, 1.0], [np.nan, 0.5, 1.0]])
+    assert hulls.zero_router(cost, quality).tolist() == [[1.0, 0.5], [2.0, 0.75]]
+    with pytest.raises(InputError, match="no expert has both a cost and a score"):
+        hulls.zero_router(np.full((2, 3), np.nan), quality)
 
 
 def test_hulls_and_aiq_need_something_to_measure() -> None:
@@ -169,6 +186,37 @@ def test_pgr_needs_a_stronger_strong_expert() -> None:
         routellm.pgr(0.5, 0.8, 0.6)
 
 
+@pytest.mark.parametrize("strong", [0, 1])
+def test_the_strong_expert_of_a_pair_is_the_better_one_wherever_it_is_listed(strong: int) -> None:
+    generator = np.random.default_rng(0)
+    quality = (generator.random((400, 2)) < [0.4, 0.7]).astype(float)
+    quality = quality if strong else quality[:, ::-1]
+    names = ("small", "large") if strong else ("large", "small")
+    found = pair_metrics(quality, quality, names)
+    assert found is not None
+    assert (found.weak, found.strong) == ("small", "large")
+    wanted = quality[:, strong] - quality[:, 1 - strong]
+    apgr = routellm.apgr(quality[:, 1 - strong], quality[:, strong], wanted)
+    assert found.apgr == apgr > 1.0
+    assert found.cpt_20 < found.cpt_50 < found.cpt_80
+
+
+def test_pairs_are_judged_on_queries_that_both_experts_answered() -> None:
+    weak, strong, preference = pair(0)
+    holes = np.arange(400) % 7 == 0
+    partial = np.where(holes, np.nan, strong)
+    for metric in (routellm.apgr, routellm.apgr_as_released):
+        whole = metric(weak[~holes], strong[~holes], preference[~holes])
+        assert metric(weak, partial, preference) == whole
+    for threshold in (routellm.cpt, routellm.cpt_as_released):
+        whole = threshold(weak[~holes], strong[~holes], preference[~holes], 0.5)
+        assert threshold(weak, partial, preference, 0.5) == whole
+    with pytest.raises(InputError, match="no query has a score of both experts"):
+        routellm.apgr(weak, np.full(400, np.nan), preference)
+    with pytest.raises(InputError, match="a preference is NaN"):
+        routellm.apgr(weak, strong, np.full(400, np.nan))
+
+
 # RouterArena, LLMRouterBench, UniRoute, costs
 
 
@@ -227,6 +275,13 @@ def test_qnc_is_the_cost_of_equal_quality() -> None:
     assert deferral.qnc(cost, quality, 0.9, 4.0) == np.inf
 
 
+@pytest.mark.parametrize(("first", "relative"), [(0.0, 1.0), (1.0, np.inf)])
+def test_beside_a_free_best_expert_only_nothing_is_neutral(first: float, relative: float) -> None:
+    assert deferral.qnc(np.array([first]), np.array([0.8]), 0.8, 0.0) == relative
+    rising = deferral.qnc(np.array([0.0, 2.0]), np.array([0.5, 0.9]), 0.8, 0.0)
+    assert rising == np.inf
+
+
 def test_the_deferral_area_is_the_mean_height_of_the_curve() -> None:
     cost, quality = np.array([0.0, 2.0]), np.array([0.4, 0.8])
     assert deferral.deferral_area(cost, quality, 4.0) == pytest.approx(0.7)
@@ -269,6 +324,19 @@ def test_a_calibration_bin_reports_its_means_and_share() -> None:
     assert share.tolist() == pytest.approx([2 / 3, 1 / 3])
     with pytest.raises(InputError, match="at least 1"):
         calibration.reliability(np.ones(1), np.ones(1), 0)
+
+
+def test_calibration_is_judged_where_scores_were_observed() -> None:
+    hoped, came = np.random.default_rng(0).random((2, 50, 3))
+    holes = np.random.default_rng(1).random((50, 3)) < 0.4
+    partial = np.where(holes, np.nan, came)
+    for metric in (calibration.brier, calibration.ece):
+        assert metric(hoped, partial) == metric(hoped[~holes], came[~holes])
+        assert metric(np.where(holes, np.nan, hoped), partial) == metric(hoped, partial)
+        with pytest.raises(InputError, match="no score was observed"):
+            metric(hoped, np.full((50, 3), np.nan))
+        with pytest.raises(InputError, match="an expectation is NaN"):
+            metric(np.where(holes, np.nan, hoped), came)
 
 
 def test_entropy_tells_a_collapsed_router_from_an_even_one() -> None:

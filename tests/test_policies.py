@@ -2,6 +2,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,11 @@ from coterie.policies import (
 from coterie.policies.certified import upper_bound
 from coterie.policies.guarded import paired_gain
 from coterie.records import Records
+from coterie.routers.base import Router
+from coterie.routers.baselines import Always, BestSingle
+from coterie.routers.routereval import RouterEvalCluster
+from coterie.routers.skills import Skills
+from coterie.testing import make_records, with_quality
 from coterie.types import Decision, Estimates, FloatArray, Query, Support
 
 PROFILES = np.array([[10, 3, -6], [4, 8, 2], [-2, 1, 5]])  # algebra, biology, chemistry
@@ -430,6 +436,8 @@ def test_a_paired_gain_is_the_mean_difference_with_its_standard_error() -> None:
     assert gain.error[0, 1] == pytest.approx(np.std(differences, ddof=1) / math.sqrt(5))
     assert gain.pairs is not None
     assert gain.pairs.tolist() == [[5, 5]]
+    assert gain.effective is not None
+    np.testing.assert_allclose(gain.effective, [[5, 5]])
 
 
 def test_weights_count_as_fewer_observations() -> None:
@@ -439,6 +447,40 @@ def test_weights_count_as_fewer_observations() -> None:
     effective = 4**2 / (3**2 + 1)
     assert gain.mean[0, 1] == 0.75
     assert gain.error[0, 1] == pytest.approx(math.sqrt(0.75 * 0.25 / (effective - 1)))
+    assert gain.effective is not None
+    assert gain.effective[0, 1] == pytest.approx(effective)
+
+
+def weighed(weights: list[float], differences: list[float]) -> Estimates:
+    """``supported`` with neighbours of these weights."""
+    made = supported(differences, [[0.5, 0.6]])
+    assert made.support is not None
+    return replace(made, support=replace(made.support, weights=np.array([weights])))
+
+
+def test_two_near_neighbours_among_ten_are_no_ten_observations() -> None:
+    expected = weighed([1.0, 0.9, *[0.01] * 8], [0.5, 0.5, *[0.0] * 8])
+    (stays,) = Guarded("ann").decide(queries(1), expected)
+    (leaves,) = Guarded("ann", minimum=2).decide(queries(1), expected)
+    assert (stays.experts[0], leaves.experts[0]) == ("ann", "bob")
+    guard = leaves.evidence["guard"]
+    assert (guard["paired"], round(guard["effective"], 3)) == (10, 2.165)
+    assert "on 10 paired records (effective number 2.17)" in leaves.reason
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.1, 1 / 3])
+def test_observations_of_equal_weight_count_as_many_as_they_are(weight: float) -> None:
+    expected = weighed([weight] * 8, [0.5, 0.25] * 4)
+    assert Guarded("ann", minimum=8).decide(queries(1), expected)[0].experts[0] == "bob"
+    assert Guarded("ann", minimum=9).decide(queries(1), expected)[0].experts[0] == "ann"
+
+
+def test_where_no_record_is_paired_the_guard_says_so_and_stays() -> None:
+    expected = weighed([1.0] * 8, [np.nan] * 8)
+    (decision,) = Guarded("ann", z=0.0, minimum=1).decide(queries(1), expected)
+    guard = decision.evidence["guard"]
+    assert decision.experts[0] == "ann"
+    assert (guard["gain"], guard["paired"], guard["effective"]) == (None, 0, 0.0)
 
 
 def test_the_guard_leaves_only_for_a_gain_beyond_its_errors() -> None:
@@ -471,8 +513,27 @@ def test_without_support_the_guard_uses_the_standard_errors() -> None:
         expected = estimates([[0.5, 0.6]], error=np.full((1, 2), error))
         (decision,) = Guarded("ann", z=1.0).decide(queries(1), expected)
         assert decision.experts[0] == first
-    with pytest.raises(InputError, match="needs standard errors or the records"):
-        Guarded("ann", z=1.0).decide(queries(1), estimates([[0.5, 0.6]]))
+
+
+@pytest.mark.parametrize("router", [Skills(), RouterEvalCluster(), Always()])
+def test_a_guard_says_what_a_router_without_errors_or_support_lacks(router: Router) -> None:
+    records = make_records(24)
+    expected = router.fit(records).predict(records.queries)
+    with pytest.raises(
+        InputError, match=r"standard errors \(error\) or .* \(support\), this router"
+    ):
+        Guarded("sums").decide(records.queries, expected)
+
+
+def test_a_guard_takes_the_errors_of_best_single() -> None:
+    records = make_records(90)
+    weak = with_quality(records, records.quality * [0.0, 1.0, 1.0, 1.0])
+    expected = BestSingle().fit(weak).predict(records.queries)
+    leaves, stays = (
+        Guarded(name).decide(records.queries, expected) for name in ("sums", "sorting")
+    )
+    assert {d.experts[0] for d in leaves} == {"generalist"}
+    assert {d.experts[0] for d in stays} == {"sorting"}  # two errors each of 1/3 against 1/2
 
 
 def test_the_fallback_is_the_best_on_average_and_can_be_frozen() -> None:
@@ -536,6 +597,25 @@ def test_where_nothing_is_certified_everything_goes_to_the_fallback() -> None:
     assert switch_share(decisions, "ann") == 0.0
     assert decisions[0].reason.startswith("20 records certify nothing at risk 0.05")
     assert Certified("ann").decide(asked, expected)[0].reason.startswith("not calibrated: ann")
+
+
+def test_certifying_stops_at_the_first_threshold_that_fails() -> None:
+    """Down to 0.375 nothing switches, then bob answers and loses, from 0.25 cid does and does not.
+
+    A later threshold that would pass again has to be out of reach: the order is fixed.
+    """
+    asked = queries(400)
+    cost = np.tile([5.0, 5.0, 0.0], (400, 1))
+    expected = estimates(np.tile([0.5, 0.875, 0.75], (400, 1)), cost)
+    records = Records(tuple(asked), EXPERTS[:3], np.tile([1.0, 0.0, 1.0], (400, 1)))
+    policy = Certified("ann", risk=0.05, willingness_to_pay=1.0)
+    fitted = policy.calibrated(asked, expected, records)
+    assert fitted.threshold == 0.38
+    reached = {}
+    for threshold in (0.38, 0.375, 0.25):
+        decided = replace(policy, threshold=threshold).decide(asked[:1], expected)
+        reached[threshold] = decided[0].experts[0]
+    assert reached == {0.38: "ann", 0.375: "bob", 0.25: "cid"}
 
 
 def test_a_missing_score_counts_as_lost() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -138,6 +138,17 @@ def test_limits_on_what_is_used_agree_with_trying_every_mapping(
     assert getattr(found, name) <= limit + 1e-6
 
 
+ROUNDED = CategoryTable(  # two mappings of one cost, by sums that differ in the last digit
+    experts=tuple("abcd"),
+    categories=tuple("xyz"),
+    share=np.array([2.0, 3.0, 1.0]) / 6,
+    score=np.array([[0.125, 0, 0, 0], [0.125, 0, 0, 0], [0, 0, 0, 0]]),
+    parameters=np.ones(4),
+    cost=np.array([[0.875, 0.125, 0.125, 0.125], [0.5, 0, 0, 0], [0, 0, 0, 0]]),
+)
+
+
+@example(ROUNDED, "cost")
 @settings(max_examples=40, deadline=None)
 @given(tables(), st.sampled_from(["parameters", "active", "cost"]))
 def test_the_frontier_is_every_budget_that_buys_more(table: CategoryTable, by: Any) -> None:

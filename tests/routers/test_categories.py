@@ -8,7 +8,13 @@ import pytest
 from coterie.errors import InputError
 from coterie.records import Records
 from coterie.routers.base import load_router
-from coterie.routers.categories import CategoryRouter, CategoryTable, uncertainty
+from coterie.routers.categories import (
+    CategoryRouter,
+    CategoryTable,
+    cross_classify,
+    cross_route,
+    uncertainty,
+)
 from coterie.routers.tables import Key, find_effects
 from coterie.testing import make_records, with_quality
 from coterie.types import Query
@@ -143,6 +149,37 @@ def test_the_threshold_is_chosen_by_what_routing_scored() -> None:
     )
     misled = CategoryRouter().fit(replace(RECORDS, queries=queries))
     assert misled.threshold_ < told.threshold_
+
+
+def test_a_question_alone_in_its_category_is_not_routed_by_its_own_outcome() -> None:
+    # Twenty categories with specialists, so that tables are believed; then a hundred of one row.
+    generator = np.random.default_rng(0)
+    many = np.repeat(generator.integers(0, 2, (20, 6)), 10, axis=0)
+    quality = np.vstack([many, generator.integers(0, 2, (100, 6))]).astype(float)
+    labels = [f"c{i // 10}" if i < 200 else f"alone {i}" for i in range(300)]
+    queries = tuple(
+        replace(Query.from_text(f"q{i}", f"question {i}"), category=c) for i, c in enumerate(labels)
+    )
+    records = Records(queries, tuple("abcdef"), quality)
+    sure = (np.array(labels)[:, None] == sorted(set(labels))).astype(float)
+    routed, _ = cross_route(records, labels, sure)
+    known = CategoryTable().fit(records).predict(queries).quality.argmax(axis=1)
+    assert quality[np.arange(300), known][200:].mean() > 0.9
+    assert routed[:200].mean() > 0.9
+    assert routed[200:].mean() == pytest.approx(0.5, abs=0.12)
+
+
+def test_chances_of_a_category_come_from_a_classifier_that_did_not_see_the_text() -> None:
+    generator = np.random.default_rng(0)
+    vectors, classes = generator.normal(size=(120, 300)), generator.integers(0, 2, 120)
+    alone, twice = np.arange(120), np.arange(240) % 120
+    _, chances = cross_classify(vectors, classes, 2, alone, (100.0,))
+    assert np.mean(chances.argmax(axis=1) == classes) < 0.6
+    repeated = np.vstack([vectors, vectors]), np.concatenate([classes, classes])
+    _, chances = cross_classify(*repeated, 2, twice, (100.0,))
+    assert np.mean(chances.argmax(axis=1) == repeated[1]) < 0.6
+    _, leaked = cross_classify(*repeated, 2, np.arange(240), (100.0,))
+    assert np.mean(leaked.argmax(axis=1) == repeated[1]) > 0.75
 
 
 def test_records_without_categories_get_clusters() -> None:

@@ -52,6 +52,16 @@ def test_noise_gets_a_stronger_penalty_than_signal() -> None:
     assert shrunk[1] < 0.5 < 1.5 < shrunk[0]
 
 
+def test_noise_that_repeats_is_noise_where_repetitions_are_held_out_together() -> None:
+    generator = np.random.default_rng(0)
+    vectors = np.tile(generator.normal(size=(40, 30)), (4, 1))
+    noise = np.tile(generator.integers(0, 2, (40, 1)).astype(float), (4, 1))
+    together = fit_logistic(vectors, noise, groups=np.arange(160) % 40)
+    apart = fit_logistic(vectors, noise)
+    assert apart.penalty[0] * apart.noise[0] ** -1 < together.penalty[0] * together.noise[0] ** -1
+    assert abs(together.coefficients[:30]).max() < 0.3 < abs(apart.coefficients[:30]).max()
+
+
 def test_an_expert_that_is_always_right_keeps_a_finite_logit() -> None:
     quality = np.ones(RECORDS.quality.shape)
     estimates = Logistic(penalty=1.0).fit(with_quality(RECORDS, quality)).predict(NEW.queries)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from coterie.errors import InputError
-from coterie.routers.ensembles import inputs
-from coterie.routers.gradient import distinct, residual, routing_score
+from coterie.routers.ensembles import inputs, train
+from coterie.routers.gradient import Schedule, Weights, distinct, residual, routing_score
 from coterie.routers.mlp import MLP, _Network, logits
 from coterie.testing import make_records, with_quality
 from coterie.types import FloatArray
@@ -55,6 +55,31 @@ def test_experts_with_equal_scores_are_one_column() -> None:
     assert columns.quality.shape == (2, 2)
     np.testing.assert_array_equal(columns.quality[:, columns.member], quality)
     assert sorted(columns.weight.tolist()) == [1.0, 2.0]
+
+
+def test_questions_nobody_was_scored_on_change_nothing() -> None:
+    asked = np.zeros(60, bool)
+    asked[np.random.default_rng(0).permutation(60)[:15]] = True
+    partial = with_quality(RECORDS, np.where(asked[:, None], RECORDS.quality, np.nan))
+    whole = RECORDS.take(np.flatnonzero(asked))
+    found, wanted = (
+        MLP(members=2).fit(records).predict(NEW.queries).quality for records in (partial, whole)
+    )
+    np.testing.assert_allclose(found, wanted)
+    assert np.ptp(found, axis=1).max() > 0.05
+
+
+def test_members_keep_repeated_questions_back_together() -> None:
+    vectors = np.arange(80, dtype=np.float32).reshape(40, 2) / np.float32(80)
+    groups, kept = np.arange(40) % 10, list[list[int]]()
+
+    def watched(weights: Weights, shown: FloatArray) -> FloatArray:
+        kept.append(np.bincount(groups[(shown[:, 0] * 40).round().astype(int)]).tolist())
+        return logits(weights, shown)
+
+    model = _Network(vectors, distinct(np.ones((40, 2))), MLP())
+    train(model, watched, Schedule(epochs=1), 2, groups, seed=0)
+    assert [sorted({*counts}) for counts in kept] == [[0, 4], [0, 4]]
 
 
 def test_the_routing_score_prefers_better_choices() -> None:

@@ -3,6 +3,7 @@
 # Each of these registers its commands; the help lists them in this order.
 # ruff: noqa: F401, I001
 import coterie.cli.running
+import coterie.cli.answering
 import coterie.cli.records
 import coterie.cli.judging
 import coterie.cli.selecting

@@ -1,11 +1,9 @@
-"""Commands that run a pool: demo, profile, fit, route, answer."""
+"""Commands that learn from a pool: demo, profile, fit."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import math
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,7 +23,6 @@ from coterie.cli.base import (
 from coterie.errors import CoterieError
 
 if TYPE_CHECKING:
-    from coterie.config import Config
     from coterie.pool import Pool
     from coterie.routers.base import Router
     from coterie.types import Query
@@ -88,12 +85,12 @@ def profile(
     asked = read_questions(questions)
     if output.exists() and not output.is_dir():
         raise CoterieError(f"{output} is no folder; --output is a folder for the records")
-    kept = _journal_of(str(output), questions, pool)
+    kept = journal_of(str(output), questions, pool)
     console = RichConsole()
 
     async def job() -> Any:
         try:
-            queries = await _annotated(made, asked.queries, annotator, seed, console, kept)
+            queries = await annotated(made, asked.queries, annotator, seed, console, kept)
             known = replace(asked, queries=queries)
             total = len(known) * len(made.experts)
             with console.phase("profile", total) as report:
@@ -218,166 +215,12 @@ def _calibration(make: Callable[[], Router], data: Any) -> dict[str, float] | No
     return None if vote is None else {name: getattr(vote, name) for name in names}
 
 
-@app.command()
-def route(
-    question: Annotated[str, typer.Argument(help="The question; '-' reads standard input.")],
-    router: Annotated[Path, typer.Option(help="Folder written by 'coterie fit'.")],
-    k: Annotated[int, typer.Option(min=1, help="How many experts to recruit.")] = 3,
-    rule: Annotated[str, typer.Option(help="greedy, paper, released or top-p.")] = "greedy",
-    willingness_to_pay: Annotated[
-        float | None,
-        typer.Option("--willingness-to-pay", "-w", help="Choose one expert by utility instead."),
-    ] = None,
-    kind: Annotated[str | None, typer.Option(help="module:Attr of a router of your own.")] = None,
-    skills: Annotated[
-        str | None, typer.Option(help="Skills, for a router fitted with --annotator: 'a, b'.")
-    ] = None,
-    seed: SeedOption = 0,
-    as_json: JsonOption = False,
-) -> None:
-    """Show which experts would answer, and why. Nothing is asked.
-
-    Example: coterie route "What is 37 plus 58?" --router router
-    """
-    from dataclasses import replace
-
-    from coterie.policies import Policy, Recruit, Utility
-    from coterie.types import Query
-
-    text = _piped() if question == "-" else question
-    if not text.strip():
-        raise CoterieError("the question is empty; give its text or pipe it in with '-'")
-    fitted = _load_router(router, kind)
-    tags = tuple(word.strip() for word in (skills or "").split(",") if word.strip())
-    query = replace(Query.from_text("question", text), tags=tags)
-    policy: Policy = Recruit(k, rule, seed=seed)
-    if willingness_to_pay is not None:
-        policy = Utility(willingness_to_pay)
-    if reads_tags(fitted) and not tags:
-        raise CoterieError("this router reads skills from an annotator; name them: --skills 'a, b'")
-    estimates = fitted.predict([query])
-    (decision,) = policy.decide([query], estimates)
-    pairs = zip(estimates.experts, estimates.quality[0], estimates.cost[0], strict=True)
-    expected = {e: {"quality": float(q), "cost": float(c)} for e, q, c in pairs}
-    lines = [f"{decision.composition}: {', '.join(decision.experts)}", f"why: {decision.reason}"]
-    show({**decision.to_dict(), "estimates": expected}, as_json, "\n".join(lines))
-
-
-@app.command()
-def answer(
-    pool: PoolArgument,
-    questions: QuestionsArgument,
-    output: Annotated[str, typer.Option("--output", "-o", help="JSONL file, or '-'.")] = "-",
-    router: Annotated[
-        Path | None, typer.Option(help="Fitted router; default: [router] of the pool file.")
-    ] = None,
-    kind: Annotated[str | None, typer.Option(help="module:Attr of a router of your own.")] = None,
-    journal: Annotated[
-        Path | None, typer.Option(help="Where progress is kept; default: OUTPUT.journal.")
-    ] = None,
-    annotator: AnnotatorOption = None,
-    max_cost: Annotated[
-        float | None,
-        typer.Option(min=0, help="Spend at most so much, in the pool's unit; the rest is left."),
-    ] = None,
-    max_calls: Annotated[
-        int | None, typer.Option(min=0, help="Make at most so many calls; the rest is left.")
-    ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Keep completions in this file and reuse equal calls.")
-    ] = None,
-    window: Annotated[int, typer.Option(min=1, help="Conversations in memory at a time.")] = 20_000,
-    ray: Annotated[
-        str | None,
-        typer.Option(help="Local experts run on this Ray cluster: local, auto or HOST:PORT."),
-    ] = None,
-    replicas: Annotated[int, typer.Option(min=1, help="With --ray: actors an expert.")] = 1,
-    seed: SeedOption = 0,
-) -> None:
-    """Answer questions with the pool: recruited experts, each loaded once, merged answers.
-
-    Interrupt it whenever you like, even with kill -9: the same command goes on where it stopped.
-    Under --max-cost or --max-calls the questions that gain most are answered; the same command with
-    more answers the rest.
-
-    Example: coterie answer embedded questions.jsonl --router router -o answers.jsonl
-    """
-    from contextlib import ExitStack
-
-    from coterie.caching import Cache
-    from coterie.config import read_config
-    from coterie.console import RichConsole
-    from coterie.files import replace_file
-    from coterie.questions import open_queries
-    from coterie.runs import AnswerFile, answer_questions
-
-    config = read_config(pool)
-    made = config.pool()
-    fitted = _router_of(config, router, kind)
-    if reads_tags(fitted) and annotator is None:
-        raise CoterieError("this router reads skills from an annotator; name it with --annotator")
-    policy, composition = config.policy(seed), config.composition(made)
-    if Path(output).is_dir():
-        raise CoterieError(f"{output} is a folder; --output is a file, or '-'")
-    console, caps = RichConsole(), _caps(max_cost, max_calls)
-
-    with ExitStack() as stack:
-        asked = stack.enter_context(open_queries(questions))
-        kept = _journal_of(output, questions, pool, journal=journal)
-        answers = stack.enter_context(AnswerFile(len(asked), made.extractor))
-        known = stack.enter_context(Cache(cache)) if cache else None
-        made = stack.enter_context(_on_ray(made, ray, replicas, console))
-
-        async def job() -> Any:
-            try:
-                queries = await _annotated(made, asked, annotator, seed, console, kept)
-                with console.phase("answer", len(queries), by_question=True) as report:
-                    return await answer_questions(
-                        made, queries, fitted, policy, composition, answers.take,
-                        journal=kept, seed=seed, caps=caps, cache=known, window=window,
-                        report=report,
-                    )  # fmt: skip
-            finally:
-                await made.close()
-
-        progress = asyncio.run(job())
-        if output == "-":
-            sys.stdout.writelines(line.decode() for line in answers.lines())
-        else:
-            replace_file(output, answers.lines())
-        _finish(progress, answers, output, kept, console)
-
-
-def _on_ray(pool: Pool, address: str | None, replicas: int, console: Any) -> Any:
-    """The pool, with its local experts on a cluster where one is named; for ``with``."""
-    from contextlib import nullcontext
-
-    if address is None:
-        if replicas > 1:
-            raise CoterieError("--replicas are Ray actors; name a cluster with --ray")
-        return nullcontext(pool)
-    from coterie.drivers.distributed import on_ray
-
-    console.say(f"connecting to Ray: {address}")
-    return on_ray(pool, address, replicas)
-
-
-def _piped() -> str:
-    """The question on standard input; raises CoterieError where it is closed or not UTF-8."""
-    if sys.stdin is None:
-        raise CoterieError("standard input is closed")
-    try:
-        return sys.stdin.buffer.read().decode("utf-8")
-    except UnicodeDecodeError:
-        raise CoterieError("standard input is not UTF-8") from None
-
-
 def reads_tags(router: Router) -> bool:
     """Whether the router was fitted on skills that an annotating expert named."""
     return getattr(router, "annotator", None) == "tags"
 
 
-def _journal_of(output: str, *inputs: str, journal: Path | None = None) -> Path | str:
+def journal_of(output: str, *inputs: str, journal: Path | None = None) -> Path | str:
     """Beside the output; in memory where the output is no file that stays.
 
     Raises CoterieError where output or journal would overwrite an input or each other.
@@ -397,15 +240,7 @@ def _journal_of(output: str, *inputs: str, journal: Path | None = None) -> Path 
     return Path(f"{output}.journal")
 
 
-def _caps(cost: float | None, calls: int | None) -> Any:
-    from coterie.drivers.limits import Caps
-
-    if cost is None and calls is None:
-        return None
-    return Caps(math.inf if cost is None else cost, math.inf if calls is None else calls)
-
-
-async def _annotated(
+async def annotated(
     pool: Pool, asked: Any, annotator: str | None, seed: int, console: Any, kept: Path | str
 ) -> Any:
     """The queries with skills as tags where an annotator is named, from a journal of its own."""
@@ -426,49 +261,3 @@ async def _annotated(
         return await annotate_queries(
             pool, asked, annotator, seed=seed, journal=skills, report=report
         )
-
-
-def _finish(done: Any, answers: Any, output: str, kept: Path | str, console: Any) -> None:
-    """Say what was done; fail where questions were left without an answer."""
-    where = "" if output == "-" else f"; answers: {output}"
-    hits = f"{done.hits} from the cache, " if done.hits else ""
-    console.say(
-        f"{done.answered} questions, {done.calls} calls, {done.reused} from the journal, {hits}"
-        f"{done.loads} loads, cost {done.cost:.4g}{where}"
-    )
-    again = "run the same command again"
-    if kept == ":memory:":
-        again = "name a --journal so that a second run asks only these"
-    complaints = []
-    if done.left:
-        complaints.append(
-            f"the cap was reached: {done.left} of {done.questions} questions were left unanswered"
-        )
-    if (first := answers.failed) is not None:
-        complaints.append(
-            f"{answers.failures} of {done.questions} questions failed, the first "
-            f"({first.query_id}) with: {first.completion.error}"
-        )
-    if complaints:
-        more = " with a higher cap" if done.left else " to ask only these"
-        raise CoterieError(f"{'; '.join(complaints)}; {again}{more}")
-
-
-def _router_of(config: Config, folder: Path | None, kind: str | None) -> Router:
-    path = folder or config.router_path()
-    if path is None:
-        raise CoterieError(
-            f"{config.path} names no [router] and --router is not given; make one with: "
-            "coterie profile POOL QUESTIONS -o records && coterie fit records -o router"
-        )
-    return _load_router(path, kind or config.router_kind())
-
-
-def _load_router(path: Path, kind: str | None) -> Router:
-    from coterie import plugins
-    from coterie.routers.base import load_router
-
-    if kind is None:
-        return load_router(path)
-    loaded: Router = plugins.load("routers", kind, allow_import=True).load(path)
-    return loaded

@@ -3,6 +3,11 @@
 ``weak`` and ``strong`` are scores per query, ``preference`` is larger where the strong expert is
 wanted more; only its order counts. Queries without a score of both (NaN) are left out. Where none is
 left, or a preference is NaN, InputError is raised.
+
+``folds`` numbers the fit that each preference comes from. Preferences of different fits are not put
+in one order: every fold has its own thresholds and gives the strong expert the same share of its
+queries. In one order a router that learns nothing but means would seem worse than random, since a
+fold whose training half flatters the strong expert is one where it does badly.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from coterie.errors import InputError
-from coterie.types import FloatArray
+from coterie.types import FloatArray, IntArray
 
 BINS = 10
 
@@ -30,13 +35,26 @@ def pgr(score: float, weak: float, strong: float) -> float:
     return (score - weak) / (strong - weak)
 
 
-def call_curve(weak: FloatArray, strong: FloatArray, preference: FloatArray) -> CallCurve:
+def call_curve(
+    weak: FloatArray, strong: FloatArray, preference: FloatArray, folds: IntArray | None = None
+) -> CallCurve:
     """The exact curve over every share of strong calls, from 0 to 1.
 
     Queries of equal preference are in random order: between the ends of such a tie the expected
-    score is a straight line.
+    score is a straight line. With ``folds`` it is the mean of the folds' curves at every share,
+    weighted by their queries.
     """
+    fold_of = _observed(weak, strong, folds)
     weak, strong, preference = _judged(weak, strong, preference)
+    parts = [np.flatnonzero(fold_of == fold) for fold in np.unique(fold_of)]
+    curves = [_one_curve(weak[part], strong[part], preference[part]) for part in parts]
+    share = np.unique(np.concatenate([curve.share for curve in curves]))
+    sums = [len(part) * np.interp(share, *curve) for part, curve in zip(parts, curves, strict=True)]
+    return CallCurve(share, np.sum(sums, axis=0) / len(weak))
+
+
+def _one_curve(weak: FloatArray, strong: FloatArray, preference: FloatArray) -> CallCurve:
+    """The curve of queries whose preferences are comparable."""
     order = np.argsort(-preference, kind="stable")
     gains = np.concatenate([[0.0], np.cumsum((strong - weak)[order])])
     ranked = preference[order]
@@ -44,10 +62,15 @@ def call_curve(weak: FloatArray, strong: FloatArray, preference: FloatArray) -> 
     return CallCurve(ends / len(ranked), float(weak.mean()) + gains[ends] / len(ranked))
 
 
-def apgr(weak: FloatArray, strong: FloatArray, preference: FloatArray) -> float:
-    """Average PGR over all shares of strong calls, exact: 0.5 in expectation at random."""
+def apgr(
+    weak: FloatArray, strong: FloatArray, preference: FloatArray, folds: IntArray | None = None
+) -> float:
+    """Average PGR over all shares of strong calls, exact: 0.5 in expectation at random.
+
+    A preference that is constant in every fold has 0.5 where ``folds`` are given.
+    """
+    curve = call_curve(weak, strong, preference, folds)
     weak, strong, preference = _judged(weak, strong, preference)
-    curve = call_curve(weak, strong, preference)
     area = float(np.trapezoid(curve.score, curve.share))
     return pgr(area, float(weak.mean()), float(strong.mean()))
 
@@ -80,13 +103,19 @@ def apgr_as_released(
     return float((np.trapezoid(score, share) - low * width) / ((high - low) * width))
 
 
-def cpt(weak: FloatArray, strong: FloatArray, preference: FloatArray, target: float) -> float:
+def cpt(
+    weak: FloatArray,
+    strong: FloatArray,
+    preference: FloatArray,
+    target: float,
+    folds: IntArray | None = None,
+) -> float:
     """Call-performance threshold: the least share of strong calls with a PGR of ``target``.
 
     Exact, on ``call_curve``; at most 1, where PGR is 1 by definition.
     """
+    curve = call_curve(weak, strong, preference, folds)
     weak, strong, preference = _judged(weak, strong, preference)
-    curve = call_curve(weak, strong, preference)
     low, high = float(weak.mean()), float(strong.mean())
     return _first_share(curve, target * (high - low) + low)
 
@@ -124,6 +153,12 @@ def _judged(
     if np.isnan(preference[both]).any():
         raise InputError("a preference is NaN", field="preference")
     return weak[both], strong[both], preference[both]
+
+
+def _observed(weak: FloatArray, strong: FloatArray, folds: IntArray | None) -> IntArray:
+    """The folds of the queries that both experts have a score of; without folds there is one."""
+    fold_of = np.zeros(len(weak), np.intp) if folds is None else folds
+    return fold_of[~np.isnan(weak + strong)]
 
 
 def _require_gap(weak: float, strong: float) -> None:

@@ -13,7 +13,7 @@ from coterie.panel.baselines import baselines, bounds
 from coterie.panel.comparing import compare
 from coterie.panel.setting import Setting
 from coterie.panel.sweeps import Curve, PairMetrics, pair_metrics, sweep
-from coterie.panel.trials import Entrant, Report, hold
+from coterie.panel.trials import Entrant, Report, hold, named
 from coterie.panel.values import Outcome, Panel
 from coterie.records import Records
 from coterie.routers.categories import CategoryTable
@@ -69,7 +69,7 @@ def judge(
 
     def on_error(name: str, error: CoterieError) -> None:
         if not tolerant:
-            raise error
+            raise named(error, name)
         notes.append(f"{name} was left out: {error}")
 
     show: Report = report or (lambda name, done, total: None)
@@ -156,6 +156,6 @@ def _pairs(setting: Setting, outcomes: Sequence[Outcome]) -> dict[str, PairMetri
     found: dict[str, PairMetrics] = {}
     for o in outcomes:
         if o.expected is not None:
-            metrics = pair_metrics(o.expected, quality, experts)
+            metrics = pair_metrics(o.expected, quality, experts, setting.fold_of)
             found |= {} if metrics is None else {o.name: metrics}
     return found

@@ -48,15 +48,24 @@ class Curve:
 
 
 class PairMetrics(NamedTuple):
-    """RouteLLM's metrics of a router over two experts; CPT as shares of strong calls."""
+    """RouteLLM's metrics of a router over two experts; CPT as shares of strong calls.
+
+    ``apgr`` and ``cpt_*`` set thresholds within each fold, so that a router that knows nothing of
+    the queries has an APGR of 0.5. Those called pooled, and ``apgr_as_released``, put the estimates
+    of all folds' fits in one order.
+    """
 
     weak: str
     strong: str
     apgr: float
+    apgr_pooled: float
     apgr_as_released: float
     cpt_20: float
     cpt_50: float
     cpt_80: float
+    cpt_20_pooled: float
+    cpt_50_pooled: float
+    cpt_80_pooled: float
 
 
 def _finite(value: float) -> float | None:
@@ -127,11 +136,12 @@ def best_by_utility(expected: FloatArray, expected_cost: FloatArray, price: floa
 
 
 def pair_metrics(
-    expected: FloatArray, quality: FloatArray, experts: tuple[str, ...]
+    expected: FloatArray, quality: FloatArray, experts: tuple[str, ...], fold_of: IntArray
 ) -> PairMetrics | None:
     """RouteLLM's metrics for two experts; None where they are equally good on average.
 
     The strong one is the one with the higher mean score on the judged queries, as the field has it.
+    ``fold_of`` numbers the fit that each query's estimates come from, (queries,).
     """
     strong = int(quality[:, 1].mean() > quality[:, 0].mean())
     weak = 1 - strong
@@ -139,6 +149,7 @@ def pair_metrics(
     if not high.mean() > low.mean():
         return None
     wanted = expected[:, strong] - expected[:, weak]
-    thresholds = [cpt(low, high, wanted, share) for share in SHARES]
-    exact, released = apgr(low, high, wanted), apgr_as_released(low, high, wanted)
-    return PairMetrics(experts[weak], experts[strong], exact, released, *thresholds)
+    exact, pooled = apgr(low, high, wanted, fold_of), apgr(low, high, wanted)
+    released = apgr_as_released(low, high, wanted)
+    thresholds = [cpt(low, high, wanted, s, folds) for folds in (fold_of, None) for s in SHARES]
+    return PairMetrics(experts[weak], experts[strong], exact, pooled, released, *thresholds)

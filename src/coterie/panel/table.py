@@ -94,15 +94,16 @@ def curve_table(panel: Panel) -> Table:
 
 
 def pair_table(panel: Panel) -> Table:
-    """RouteLLM's metrics."""
+    """RouteLLM's metrics: APGR within folds, of all folds in one order, and by its code; CPT."""
     first = next(iter(panel.pairs.values()))
     title = f"weak {first.weak}, strong {first.strong}"
-    names = ("APGR", "APGR as released", "CPT 20 %", "CPT 50 %", "CPT 80 %")
+    names = ("APGR", "pooled", "as released", "CPT 20 %", "CPT 50 %", "CPT 80 %")
     table = _table(title, "router", names)
     for name, pair in panel.pairs.items():
         thresholds = (pair.cpt_20, pair.cpt_50, pair.cpt_80)
-        exact = (f"{pair.apgr:.3f}", f"{pair.apgr_as_released:.3f}")
-        table.add_row(name, *exact, *(f"{value:.1%}" for value in thresholds))
+        means = (pair.apgr, pair.apgr_pooled, pair.apgr_as_released)
+        areas = (f"{value:.3f}" for value in means)
+        table.add_row(name, *areas, *(f"{value:.1%}" for value in thresholds))
     return table
 
 

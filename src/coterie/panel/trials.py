@@ -6,7 +6,7 @@ import contextlib
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
 
@@ -70,14 +70,20 @@ class _Group:
         return self.entrants[0].name
 
 
+class _Decided(NamedTuple):
+    """What an entrant's decisions came to, and what a calibrated policy guarantees."""
+
+    choice: Choice
+    note: str | None = None
+
+
 class _Part(NamedTuple):
-    """What one fold of a group came to; ``choices`` and ``notes`` have one an entrant."""
+    """What one fold of a group came to; ``decided`` has one an entrant, an error if it refused."""
 
     reads: str
     quality: FloatArray
     cost: FloatArray
-    choices: list[Choice]
-    notes: list[str | None]
+    decided: list[_Decided | CoterieError]
     seconds: float
 
 
@@ -91,9 +97,10 @@ def hold(
 ) -> list[Outcome]:
     """One outcome an entrant, in order.
 
-    Where a router or a policy refuses the records, ``on_error`` gets the entrant's name and the
-    error; if it returns, the entrants of that router are left out. ``jobs`` processes share the
-    folds of the routers; outcomes do not depend on their number.
+    Where a router refuses the records, ``on_error`` gets the name of its first entrant and the
+    error; if it returns, the entrants of that router are left out. Where a policy refuses, it gets
+    that entrant's name, and only that entrant is left out. ``jobs`` processes share the folds of
+    the routers; outcomes do not depend on their number.
     """
     encoders: dict[str | int, SharedEncoder] = {}
     groups = _grouped(entrants, encoders, on_error)
@@ -101,7 +108,7 @@ def hold(
         _encode_first(encoders.values(), setting.records)
     tasks = list(itertools.product(range(len(setting.tests)), range(len(groups))))
     parts: dict[int, list[_Part]] = {number: [] for number in range(len(groups))}
-    done = itertools.count(1)
+    done, dropped = itertools.count(1), set[str]()
 
     def open_tasks() -> Iterator[tuple[int, int]]:
         return (task for task in tasks if task[1] in parts)
@@ -111,11 +118,26 @@ def hold(
         for (_, number), part in results:
             if isinstance(part, _Part) and number in parts:
                 parts[number].append(part)
+                for name, error in _refusals(groups[number], part, dropped):
+                    dropped.add(name)
+                    on_error(name, error)
                 report(groups[number].name, next(done), len(tasks))
             elif isinstance(part, CoterieError) and parts.pop(number, None) is not None:
                 on_error(groups[number].name, part)
     found = {o.name: o for n, kept in parts.items() for o in _outcomes(setting, groups[n], kept)}
     return [replace(found[e.name], kind=kind) for e in entrants if e.name in found]
+
+
+def _refusals(group: _Group, part: _Part, known: Collection[str]) -> list[tuple[str, CoterieError]]:
+    """Entrants whose policy refused in this fold, with the error, but those known to refuse."""
+    both = zip(group.entrants, part.decided, strict=True)
+    return [(e.name, d) for e, d in both if isinstance(d, CoterieError) and e.name not in known]
+
+
+def named(error: CoterieError, name: str) -> CoterieError:
+    """The same error; its message begins with the name of the entrant that it stopped."""
+    error.args = (f"{name}: {error}",)
+    return error
 
 
 def _grouped(
@@ -173,29 +195,30 @@ def _one_fold(folds: _Folds, fold: int, group: _Group) -> _Part:
     queries = [setting.records.queries[i] for i in test]
     router = group.make().fit(training)
     estimates = in_order(router.predict(queries), setting.records.experts)
-    choices: list[Choice] = []
-    notes: list[str | None] = []
     calibration = Calibration(group.make, training, queries)
-    for entrant in group.entrants:
-        choice, note = _decide(setting, entrant, test, estimates, calibration)
-        choices.append(choice)
-        notes.append(note)
+    decided = [_attempt(setting, e, test, estimates, calibration) for e in group.entrants]
     seconds = time.perf_counter() - started
-    return _Part(router.reads, estimates.quality, estimates.cost, choices, notes, seconds)
+    return _Part(router.reads, estimates.quality, estimates.cost, decided, seconds)
 
 
 def _outcomes(setting: Setting, group: _Group, parts: Sequence[_Part]) -> Iterator[Outcome]:
-    """Outcomes of the entrants that share a router, from its folds in order."""
+    """Outcomes of the entrants that share a router, from its folds in order.
+
+    Those whose policy refused have none.
+    """
     order = np.argsort(np.concatenate(setting.tests))
     expected = np.concatenate([part.quality for part in parts])[order]
     expected_cost = np.concatenate([part.cost for part in parts])[order]
     seconds = sum(part.seconds for part in parts)
     for place, entrant in enumerate(group.entrants):
-        choice = _joined([part.choices[place] for part in parts], order)
+        decided = [d for part in parts if isinstance(d := part.decided[place], _Decided)]
+        if len(decided) < len(parts):
+            continue  # its policy refused a fold
+        choice = _joined([d.choice for d in decided], order)
         yield replace(
             _outcome(setting, entrant.name, parts[0].reads, choice, expected, expected_cost),
             seconds=seconds,
-            note=summed_up([part.notes[place] for part in parts]),
+            note=summed_up([d.note for d in decided]),
         )
 
 
@@ -235,13 +258,23 @@ def _outcome(
     )
 
 
+def _attempt(
+    setting: Setting, entrant: Entrant, test: Rows, estimates: Estimates, calibration: Calibration
+) -> _Decided | CoterieError:
+    """What the entrant decides, or what its policy says against it."""
+    try:
+        return _decide(setting, entrant, test, estimates, calibration)
+    except CoterieError as error:
+        return error
+
+
 def _decide(
     setting: Setting, entrant: Entrant, test: Rows, estimates: Estimates, calibration: Calibration
-) -> tuple[Choice, str | None]:
-    """What the decisions on held-out queries come to, and what a calibrated policy guarantees."""
+) -> _Decided:
+    """What the decisions on held-out queries come to."""
     if entrant.policy is None:
         best = best_by_utility(estimates.quality, estimates.cost, np.inf)
-        return _alone(setting, test, best), None
+        return _Decided(_alone(setting, test, best))
     policy, note = entrant.policy(calibration.training), None
     if isinstance(policy, Calibrates):
         policy, estimates = calibration.of(entrant.policy)
@@ -256,7 +289,7 @@ def _decide(
             choice.speaker[place] = number[speaker]
             choice.costs[place] = setting.costs[row, [number[e] for e in asked]].sum()
             choice.calls[place] = len(asked)
-    return choice, note
+    return _Decided(choice, note)
 
 
 def _alone(setting: Setting, test: Rows, chosen: IntArray) -> Choice:

@@ -41,9 +41,13 @@ def _knowing_row(panel: Panel, row: PanelRow) -> tuple[str, ...]:
 
 def _pairs(panel: Panel) -> str:
     """RouteLLM's metrics, where there are two experts."""
-    head = ("router", "APGR", "CPT 20 %", "CPT 50 %", "CPT 80 %")
+    head = ("router", "APGR", "pooled", "as released", "CPT 20 %", "CPT 50 %", "CPT 80 %")
     rows = [
-        (name, number(p.apgr), *(percent(v) for v in (p.cpt_20, p.cpt_50, p.cpt_80)))
+        (
+            name,
+            *(number(v) for v in (p.apgr, p.apgr_pooled, p.apgr_as_released)),
+            *(percent(v) for v in (p.cpt_20, p.cpt_50, p.cpt_80)),
+        )
         for name, p in panel.pairs.items()
     ]
     pair = next(iter(panel.pairs.values()), None)
@@ -52,7 +56,9 @@ def _pairs(panel: Panel) -> str:
     note = (
         f"RouteLLM's metrics between {pair.weak} and {pair.strong}: APGR is the mean share of the "
         "gap between them that is recovered over all shares of strong calls (0.5 is random), CPT "
-        "the share of strong calls that recovers so much of it."
+        "the share of strong calls that recovers so much of it, both with thresholds of each "
+        "fold's own. Pooled and as released (by RouteLLM's code) compare the estimates of "
+        "different folds' fits, where knowing nothing of the questions comes out below 0.5."
     )
     return table(head, rows, words=1) + tag("p", note, "note")
 

@@ -19,22 +19,25 @@ from coterie.policies.base import (
     ranked,
     utilities,
 )
-from coterie.policies.evidence import Gate, evidence, first_allowed, flip_points
+from coterie.policies.evidence import DIGITS, Gate, evidence, first_allowed, flip_points
 from coterie.types import Decision, Estimates, FloatArray, IntArray, Query, Support
 
 BLOCK = 512  # queries whose neighbours' scores are held at once
 DEARER = 2.0  # factor on z where the alternative costs more
+ROUNDING = 1e-9  # of effective numbers
 
 
 class Gain(NamedTuple):
     """Gain in quality over the fallback with its standard error, arrays (queries, experts).
 
-    ``pairs`` is the number of records on which both were observed, None without support.
+    ``pairs`` is the number of records on which both were observed, ``effective`` what they count
+    for by their weights w, (sum w)^2 / sum w^2 (Kish 1965); None without support.
     """
 
     mean: FloatArray
     error: FloatArray
-    pairs: IntArray | None
+    pairs: IntArray | None = None
+    effective: FloatArray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ class Guarded:
     z
         Standard errors. Many alternatives are looked at, so small values let noise in.
     minimum
-        Fewest paired observations.
+        Fewest paired observations, by their effective number.
 
     Raises
     ------
@@ -109,8 +112,8 @@ class Guarded:
         with np.errstate(invalid="ignore"):  # 0 * inf, where nothing is known
             slope = gain.mean - factor * gain.error
         known = np.isfinite(slope)
-        if gain.pairs is not None:
-            known &= gain.pairs >= self.minimum
+        if gain.effective is not None:
+            known &= gain.effective >= self.minimum - ROUNDING
         slope, offset = np.where(known, slope, 0.0), np.where(known, extra, np.inf)
         slope[:, fallback], offset[:, fallback] = 0.0, -np.inf
         return Gate(slope, offset)
@@ -119,7 +122,9 @@ class Guarded:
         kept = fact["fallback"]
         if chosen == kept:
             return f"stays with {kept}: no gain beyond {self.z:g} standard errors"
-        over = "" if fact["paired"] is None else f" on {fact['paired']} paired records"
+        over = ""
+        if fact["paired"] is not None:
+            over = f" on {fact['paired']} paired records (effective number {fact['effective']:.3g})"
         saved = "" if math.isinf(self.willingness_to_pay) else f", costs {fact['extra_cost']:+.3g}"
         gain = f"gain {fact['gain']:+.3f}, standard error {fact['error']:.3f}{over}{saved}"
         return f"leaves {kept} for {chosen}: {gain}"
@@ -139,7 +144,10 @@ def gain_facts(
     """What the guard saw of one expert a query, as JSON values."""
     rows = np.arange(len(columns))
     means, errors = gain.mean[rows, columns].tolist(), gain.error[rows, columns].tolist()
-    counts = [None] * len(rows) if gain.pairs is None else gain.pairs[rows, columns].tolist()
+    counts, effective = (
+        [None] * len(rows) if numbers is None else numbers[rows, columns].round(DIGITS).tolist()
+        for numbers in (gain.pairs, gain.effective)
+    )
     extras = estimates.cost[rows, columns] - estimates.cost[:, fallback]
     names = estimates.experts
     return [
@@ -149,11 +157,12 @@ def gain_facts(
             "gain": mean if math.isfinite(mean) else None,
             "error": error if math.isfinite(error) else None,
             "paired": count,
+            "effective": worth,
             "extra_cost": extra if math.isfinite(extra) else None,
             "z": z,
         }
-        for j, mean, error, count, extra in zip(
-            columns.tolist(), means, errors, counts, extras.tolist(), strict=True
+        for j, mean, error, count, worth, extra in zip(
+            columns.tolist(), means, errors, counts, effective, extras.tolist(), strict=True
         )
     ]
 
@@ -163,30 +172,38 @@ def paired_gain(estimates: Estimates, fallback: int) -> Gain:
     if estimates.support is not None:
         return _recorded_gain(estimates.support, fallback)
     if estimates.error is None:
-        message = "a guard needs standard errors or the records behind the estimates"
-        raise InputError(f"{message}; this router gives neither, use utility", field="error")
+        message = (
+            "a guard needs standard errors (error) or the recorded queries behind the estimates "
+            "(support), this router gives neither; use one that does (knn, linear, forest, stack) "
+            "or the policy utility"
+        )
+        raise InputError(message, field="estimates")
     mean = estimates.quality - estimates.quality[:, [fallback]]
     error = np.hypot(estimates.error, estimates.error[:, [fallback]])
-    return Gain(mean, error, None)
+    return Gain(mean, error)
 
 
 def _recorded_gain(support: Support, fallback: int) -> Gain:
-    """Weighted paired differences on the support: mean, standard error, number of pairs."""
+    """Weighted paired differences on the support, with their standard error and number."""
     difference = support.quality - support.quality[:, [fallback]]
     seen = (~np.isnan(difference)).astype(float)  # (records, experts)
     known = np.nan_to_num(difference)
+    weights = np.asarray(support.weights, float)
     parts = [
-        _moments(support.rows[i : i + BLOCK], support.weights[i : i + BLOCK], known, seen)
+        _moments(support.rows[i : i + BLOCK], weights[i : i + BLOCK], known, seen)
         for i in range(0, len(support.rows), BLOCK)
     ]
-    mean, error, count = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    return Gain(mean, error, count.astype(int))
+    mean, error, count, worth = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    return Gain(mean, error, count.astype(int), worth)
 
 
 def _moments(
     rows: IntArray, weights: FloatArray, known: FloatArray, seen: FloatArray
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Mean, standard error and number of pairs for a block of queries; NaN and inf without any."""
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Mean, standard error, number and effective number of pairs for a block of queries.
+
+    Without any pair NaN, infinite, 0 and 0.
+    """
     weighted = np.stack([weights, weights**2, weights > 0], axis=1)  # (queries, 3, k)
     mass, squares, count = np.moveaxis(weighted @ seen[rows], 1, 0)  # (queries, experts) each
     near = known[rows]
@@ -194,7 +211,7 @@ def _moments(
     second = (weights[:, None, :] @ near**2)[:, 0]
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = first / mass
-        effective = mass**2 / squares
+        effective = np.where(squares > 0, mass**2 / squares, 0.0)
         variance = np.maximum(second / mass - mean**2, 0.0)
         error = np.sqrt(variance / (effective - 1))
-    return mean, np.where(effective > 1 + 1e-9, error, np.inf), count
+    return mean, np.where(effective > 1 + ROUNDING, error, np.inf), count, effective

@@ -10,6 +10,7 @@ import numpy as np
 from coterie.errors import InputError
 from coterie.records import Records
 from coterie.routers.base import Router, mean_or, require_rows, spread
+from coterie.routers.tables import overall_means
 from coterie.types import Estimates, FloatArray, Query, derive_seed
 
 
@@ -51,12 +52,19 @@ class BestSingle(_Constant):
     """The expert with the highest mean score in the records, whatever the query."""
 
     name = "best-single"
+    error_: FloatArray
+
+    def fit(self, records: Records) -> Self:
+        """Means over what was observed, and their standard errors."""
+        super().fit(records)
+        self.error_ = mean_errors(records)
+        return self
 
     def predict(self, queries: Sequence[Query]) -> Estimates:
-        """The same mean scores for every query."""
+        """The same mean scores for every query, with the standard errors of the means."""
         self._check_fitted()
         quality, cost = spread(self.quality_, queries), spread(self.cost_, queries)
-        return Estimates(self.experts_, quality, cost)
+        return Estimates(self.experts_, quality, cost, error=spread(self.error_, queries))
 
 
 class Always(_Constant):
@@ -112,3 +120,9 @@ class Oracle(Router):
             raise InputError(f"the oracle has no record of query {unknown[0]!r}")
         rows = [row_of[q.id] for q in queries]
         return Estimates(self.experts_, self.quality_[rows], self.cost_[rows])
+
+
+def mean_errors(records: Records) -> FloatArray:
+    """Standard errors of the experts' mean scores, shape (experts,); no record makes one sure."""
+    _, variance, _ = overall_means(records.quality)
+    return np.sqrt(variance)

@@ -241,14 +241,14 @@ def _choose_threshold(
     """The threshold of the best cross-validated mean score, the middle one among equals."""
     if given is not None:
         return given
-    routed, general = _cross_route(records, labels, chances)
+    routed, general = cross_route(records, labels, chances)
     unsure = uncertainty(chances)
     scores = [np.where(unsure <= t, routed, general).mean() for t in THRESHOLDS]
     best = np.flatnonzero(np.round(scores, 9) == np.round(max(scores), 9))
     return float(THRESHOLDS[best[len(best) // 2]])
 
 
-def _cross_route(
+def cross_route(
     records: Records, labels: Sequence[str | None], chances: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """Each row's score if routed by category and if sent to the generalist, without itself.

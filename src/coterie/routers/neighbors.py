@@ -114,9 +114,7 @@ class KNN(Router):
         shape = (len(queries), len(self.experts_))
         quality, cost, error = np.empty(shape), np.empty(shape), np.empty(shape)
         rows, weights = self._neighbours(queries)
-        prior, usual = self._prior(queries), mean_or(self.cost_, 0.0)
-        scores, squares = Known.of(self.residual_), Known.of(self.residual_**2)
-        costs = Known.of(self.cost_ - usual)
+        prior, (scores, squares, costs, usual, _) = self._prior(queries), self._summable()
         for start in range(0, len(queries), BLOCK):
             part = slice(start, start + BLOCK)
             near, own = rows[part], weights[part, None]
@@ -149,6 +147,13 @@ class KNN(Router):
     def _prior(self, queries: Sequence[Query]) -> FloatArray:
         """What neighbours' residuals are added to, shape (queries, experts)."""
         return spread(self.mean_, queries)
+
+    def _summable(self) -> Summable:
+        """The tables of what was learnt, made by the first ``predict`` after a fit."""
+        made: Summable | None = vars(self).get("_tables")
+        if made is None or made.source is not self.residual_:
+            self._tables = made = Summable.of(self.residual_, self.cost_)
+        return made
 
     def _neighbours(self, queries: Sequence[Query]) -> tuple[IntArray, FloatArray]:
         """Rows and non-negative weights of the neighbours, nearest first; (queries, k) each."""
@@ -258,6 +263,23 @@ class Known(NamedTuple):
         if self.seen is None:
             return totals, weights.sum(axis=2, keepdims=True)
         return totals, np.asarray(narrow @ self.seen[rows], float)
+
+
+class Summable(NamedTuple):
+    """What ``predict`` sums over neighbours, made of ``source``; ``usual`` are mean costs."""
+
+    scores: Known
+    squares: Known
+    costs: Known
+    usual: FloatArray
+    source: FloatArray
+
+    @classmethod
+    def of(cls, residual: FloatArray, cost: FloatArray) -> Summable:
+        """The tables of residuals, their squares and costs beyond the usual."""
+        usual = mean_or(cost, 0.0)
+        scores, squares = Known.of(residual), Known.of(residual**2)
+        return cls(scores, squares, Known.of(cost - usual), usual, residual)
 
 
 def _shrunk(

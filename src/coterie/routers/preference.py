@@ -10,6 +10,7 @@ each expert's observed costs.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Self
@@ -32,6 +33,10 @@ class Preference(Router):
     cost_: FloatArray
     scale_: dict[str, float]
     soft: bool
+
+    @abstractmethod
+    def strengths(self, queries: Sequence[Query]) -> FloatArray:
+        """Log-odds of every expert on every query, (queries, experts): differences are battles'."""
 
     def _prepare(self, records: Records) -> None:
         require_rows(records)
@@ -64,11 +69,16 @@ class _Global(Preference):
         points = START + POINTS * (self.strengths_ - self.strengths_.mean())
         return dict(zip(self.experts_, points.tolist(), strict=True))
 
+    def strengths(self, queries: Sequence[Query]) -> FloatArray:
+        """The same strengths for every query."""
+        self._check_fitted()
+        return spread(self.strengths_, queries)
+
     def predict(self, queries: Sequence[Query]) -> Estimates:
         """The same estimates for every query; ``error`` is that of the strengths."""
-        self._check_fitted()
+        strengths = self.strengths(queries)
         error = ranking.win_share_error(self.strengths_, self.covariance_)
-        return self._estimates(queries, spread(self.strengths_, queries), spread(error, queries))
+        return self._estimates(queries, strengths, spread(error, queries))
 
 
 class Elo(_Global):

@@ -94,10 +94,19 @@ class P2L(Preference):
         # what the data leave open in each axis of the vectors and mode of the experts
         self.open_ = 1 / (np.outer(np.maximum(spans, 0.0), problem.curvatures) + self.penalty_)
 
+    def strengths(self, queries: Sequence[Query]) -> FloatArray:
+        """The global strengths plus what the query's vector adds."""
+        return self.strengths_ + self._vectors(queries) @ self.weights_
+
+    def _vectors(self, queries: Sequence[Query]) -> FloatArray:
+        self._check_fitted()
+        encoded = self.encoder_.encode([q.text for q in queries])
+        centred: FloatArray = np.asarray(encoded, float) - self.centre_
+        return centred
+
     def predict(self, queries: Sequence[Query]) -> Estimates:
         """Win shares under each query's own strengths."""
-        self._check_fitted()
-        vectors = np.asarray(self.encoder_.encode([q.text for q in queries]), float) - self.centre_
+        vectors = self._vectors(queries)
         strengths = self.strengths_ + vectors @ self.weights_
         variances = self.wider_ * ((vectors @ self.axes_) ** 2 @ self.open_)
         error = np.empty(strengths.shape)
@@ -186,6 +195,20 @@ class SimilarityWeighted(Preference):
         self._set_scale(held[chosen], scores)
         self.scale_["level"] = float(np.nanmean(self.scores_))
 
+    def strengths(self, queries: Sequence[Query]) -> FloatArray:
+        """Those of each query's own ranking."""
+        self._check_fitted()
+        found = np.empty((len(queries), len(self.experts_)))
+        for start in range(0, len(queries), BLOCK):
+            part = slice(start, start + BLOCK)
+            found[part], _ = self._solve(self._similarity(queries[part]))
+        return found
+
+    def _similarity(self, queries: Sequence[Query]) -> FloatArray:
+        """To every recorded query, (queries, recorded)."""
+        similarity: FloatArray = self.encoder_.encode([q.text for q in queries]) @ self.vectors_.T
+        return similarity
+
     def predict(self, queries: Sequence[Query]) -> Estimates:
         """Win shares in each query's own ranking; the evidence names the nearest query."""
         self._check_fitted()
@@ -194,7 +217,7 @@ class SimilarityWeighted(Preference):
         evidence: list[str] = []
         for start in range(0, len(queries), BLOCK):
             part = slice(start, start + BLOCK)
-            similarity = self.encoder_.encode([q.text for q in queries[part]]) @ self.vectors_.T
+            similarity = self._similarity(queries[part])
             strengths[part], covariance = self._solve(similarity)
             error[part] = ranking.win_share_error(strengths[part], covariance)
             nearest = similarity.argmax(axis=1)

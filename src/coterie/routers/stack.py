@@ -14,6 +14,7 @@ from coterie.features import Encoder
 from coterie.folds import deal_rows
 from coterie.records import Records
 from coterie.routers.base import Router, make_encoder, mean_or, require_rows, spread
+from coterie.routers.baselines import mean_errors
 from coterie.types import Estimates, FloatArray, IntArray, Query
 from coterie.vectors import SharedEncoder
 
@@ -53,6 +54,7 @@ class Stack(Router):
     weights_: FloatArray  # (members,)
     gains_: dict[str, list[float]]  # candidate -> gain over best single and its standard error
     mean_: FloatArray  # (experts,)
+    error_: FloatArray  # standard errors of the means, (experts,)
     cost_: FloatArray  # (experts,)
 
     def __init__(
@@ -75,6 +77,7 @@ class Stack(Router):
         names = tuple(self.members or self.defaults)
         shared = self._shared()
         self.mean_, self.cost_ = mean_or(records.quality, 0.0), mean_or(records.cost, 0.0)
+        self.error_ = mean_errors(records)
         chosen, gains = BEST_SINGLE, dict[str, list[float]]()
         weights: FloatArray = np.zeros(len(names))
         if len(records) >= 10 * self.folds and len(records.experts) > 1:
@@ -118,24 +121,28 @@ class Stack(Router):
         return chosen, weights[chosen], rows
 
     def predict(self, queries: Sequence[Query]) -> Estimates:
-        """Weighted estimates of the members in use, or the experts' means."""
+        """Weighted estimates of the members in use, or the experts' means.
+
+        The standard error of a combination is the weighted sum of its members', none where one of
+        them gives none; recorded queries are those behind a member that was taken alone.
+        """
         self._check_fitted()
         evidence = (f"{self.chosen_} was best in cross-validation",) * len(queries)
         if not self.members_:
-            quality, cost = spread(self.mean_, queries), spread(self.cost_, queries)
-            return Estimates(self.experts_, quality, cost, evidence=evidence)
+            means = (spread(row, queries) for row in (self.mean_, self.cost_, self.error_))
+            quality, cost, error = means
+            return Estimates(self.experts_, quality, cost, evidence=evidence, error=error)
         parts = [member.predict(queries) for member in self.members_]
         quality = np.clip(_combined(np.array([p.quality for p in parts]), self.weights_), 0, 1)
         share = self.weights_ / self.weights_.sum()
-        error = np.array([0 * p.quality if p.error is None else p.error for p in parts])
-        supports = [p.support for p in parts if p.support is not None]
+        errors = [p.error for p in parts if p.error is not None]
         return Estimates(
             self.experts_,
             quality,
             np.tensordot(share, [p.cost for p in parts], 1),
             evidence=evidence,
-            error=np.tensordot(share, error, 1),
-            support=supports[0] if supports else None,
+            error=np.tensordot(self.weights_, errors, 1) if len(errors) == len(parts) else None,
+            support=None if self.chosen_ == COMBINATION else parts[0].support,
         )
 
     def _state(self) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from coterie.drivers.distributed import connected
+from coterie.errors import CoterieError
 from coterie.scaling.baselines import BASELINES, Cell, judge_baselines
 from coterie.scaling.groups import Group
 from coterie.scaling.matrix import ScoreMatrix
@@ -37,11 +38,11 @@ def judge_on_ray(
         shared = ray.put(scores), ray.put(vectors), ray.put(list(parts))
         task = ray.remote(_judge).options(num_cpus=1)
         pending = [task.remote(*shared, group, routers, variant, seed) for group in groups]
-        for cells in pending:
-            try:
-                yield from ray.get(cells)
-            except ray.exceptions.RayTaskError as error:
-                raise (error.cause or error) from None
+        for result in pending:
+            cells = ray.get(result)
+            if isinstance(cells, CoterieError):
+                raise cells
+            yield from cells
 
 
 def _judge(
@@ -52,9 +53,10 @@ def _judge(
     routers: Sequence[str],
     variant: str,
     seed: int,
-) -> list[Cell]:
-    """One group's cells; runs on the cluster."""
-    judged = judge_baselines(
-        ScoreMatrix(scores), vectors, [group], parts, routers=routers, variant=variant, seed=seed
-    )
-    return list(judged)
+) -> list[Cell] | CoterieError:
+    """One group's cells, or what was wrong; runs on the cluster."""
+    settings: dict[str, Any] = {"routers": routers, "variant": variant, "seed": seed}
+    try:
+        return list(judge_baselines(ScoreMatrix(scores), vectors, [group], parts, **settings))
+    except CoterieError as error:
+        return error

@@ -344,7 +344,8 @@ def _merged(table: CategoryTable, weights: FloatArray) -> list[Choice]:
     for share, score, heavy in zip(table.share, table.score, weights, strict=True):
         values = (value[:, None] + share * score).ravel()
         totals = (weight[:, None] + share * heavy).ravel()
-        order = np.lexsort((-values, totals))
+        budget = (totals / max(float(totals.max()), 1e-300)).round(12)  # sums differ by rounding
+        order = np.lexsort((-values, budget))
         kept = order[_improves(values[order])]
         steps.append(np.divmod(kept, len(score)))
         value, weight = values[kept], totals[kept]

@@ -170,8 +170,8 @@ def marginal_values(
     ``Validation.chosen``, by the same ``seed``: there the queries of a fold judge, and what the
     objective learns (category means, weights of votes) is learnt. The experts ``owned`` in the end
     were chosen on all queries, which would flatter them. So an owned expert is judged in the folds
-    that chose it, a further one in those that did not. That removes most of the flattery and not
-    all of it: who is listed as owned still depends on every query.
+    that chose it, a further one in those that did not. In pure noise half of the flattery or more
+    goes; some stays, because who is listed as owned still depends on every query.
     """
     check_folds(records, len(chosen))
     names = [*owned, *(e for e in outcomes.experts if e not in owned)]
