@@ -128,12 +128,15 @@ def journal(found: Found) -> list[str]:
         for key in ("add_us", "find_us")
     ]
     share = number(100 * found["journal_share"])
+    run = found["details"]["lanes"]
     return [
         *lines,
         "",
         f"{one['completions']:,} completions. SQLite minus segments, in the order of the table: "
         f"{', '.join(slower)}. On the embedded pool the SQLite journal takes {share} % of the wall "
-        "time.",
+        f"time, {number(run['journal_us_per_call'])} µs a call "
+        f"({number(run['journal_cpu_us_per_call'])} µs of CPU), "
+        f"{number(run['completions_per_commit'])} completions a commit.",
     ]
 
 

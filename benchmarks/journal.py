@@ -7,7 +7,7 @@ one ``os.write``, and finds them by their offset, which an index in memory knows
 index is made from the lines. Both sides get the same calls and completions, commit in groups of the
 same size and survive a kill after the commit (neither waits for the disk). The whole call of the
 journal is timed, digest of the call and making of the completion included. ``group`` 256 is the
-journal's own limit; 8 is what one expert with eight slots gives together.
+journal's own limit, 8 what an expert with eight slots gives at most at a time, 1 no group at all.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any, Protocol
 from coterie.store import Journal
 from coterie.types import Call, Completion, Usage
 
-GROUPS = (8, 256)
+GROUPS = (1, 8, 256)
 TEXT = "The answer follows from the two conditions; they leave => 42"
 
 

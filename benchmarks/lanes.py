@@ -118,18 +118,20 @@ async def ask(expert: Expert, calls: Sequence[Call]) -> None:
 class TimedJournal(Journal):
     """A journal that knows the seconds spent inside its methods while a run goes on."""
 
-    seconds = 0.0
+    seconds = cpu = 0.0
+    commits = 0  # that had something to commit
     inside = False
 
     def _timed(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self.inside:  # ``add`` commits: counted once
             return method(*args, **kwargs)
-        self.inside, start = True, time.perf_counter()
+        self.inside, start, cpu = True, time.perf_counter(), time.process_time()
         try:
             return method(*args, **kwargs)
         finally:
             self.inside = False
             self.seconds += time.perf_counter() - start
+            self.cpu += time.process_time() - cpu
 
     def begin(self) -> None:
         """See Journal, as all of these."""
@@ -149,6 +151,7 @@ class TimedJournal(Journal):
 
     def commit(self) -> None:
         """Timed."""
+        self.commits += self._uncommitted > 0
         self._timed(super().commit)
 
 
@@ -159,6 +162,8 @@ class Run:
     answers: tuple[Answer, ...]
     seconds: float
     journal_seconds: float
+    journal_cpu: float
+    commits: int
     loads: int
     calls: int
 
@@ -177,7 +182,8 @@ async def run(work: Work, room: int) -> Run:
             journal=kept,
         )
         seconds, progress = time.perf_counter() - start, result.progress
-    return Run(result.answers, seconds, kept.seconds, progress.loads, progress.calls)
+    journal = kept.seconds, kept.cpu, kept.commits
+    return Run(result.answers, seconds, *journal, progress.loads, progress.calls)
 
 
 async def compare(work: Work, room: int, repeats: int) -> tuple[list[Run], list[float]]:
@@ -225,6 +231,9 @@ async def measure(questions: int = 2000, subset: int = 200, repeats: int = 3) ->
         "wall_s": wall,
         "ideal_s": least,
         "ratios": ratios,
+        "journal_us_per_call": last.journal_seconds / last.calls * 1e6,
+        "journal_cpu_us_per_call": last.journal_cpu / last.calls * 1e6,
+        "completions_per_commit": last.calls / max(last.commits, 1),
         "serial_wall_s": serial_runs[0].seconds,
         "serial_ideal_s": serial_ideals[0],
         "naive": {

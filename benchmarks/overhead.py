@@ -78,13 +78,12 @@ def question(number: int) -> Query:
 
 
 def decider(recruits: int) -> Callable[[int], Decision]:
-    weights = (1.0,) * recruits
-
-    def decide(number: int) -> Decision:
-        experts = tuple(f"expert-{(number + 7 * i) % EXPERTS}" for i in range(recruits))
-        return Decision("made", experts, weights)
-
-    return decide
+    names = [f"expert-{number}" for number in range(EXPERTS)]
+    recruited = [
+        tuple(names[(first + 7 * i) % EXPERTS] for i in range(recruits)) for first in range(EXPERTS)
+    ]
+    made = [Decision("made", experts, (1.0,) * recruits) for experts in recruited]
+    return lambda number: made[number % EXPERTS]
 
 
 async def answer(questions: int, recruits: int, journal: Journal) -> Progress:

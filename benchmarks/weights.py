@@ -198,7 +198,7 @@ async def footprints(experts: Mapping[str, Expert], call: Call) -> dict[str, int
     found = {}
     for name, expert in experts.items():
         await expert.load()
-        await asyncio.gather(*(expert.complete(call) for _ in range(expert.slots)))
+        await expert.complete(call)
         found[name] = await expert.footprint() or expert.size
         await expert.unload()
     return found

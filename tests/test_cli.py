@@ -132,8 +132,9 @@ def test_what_is_printed_for_people_says_the_same(tmp_path: Path) -> None:
         "linear router on 4 queries: r"
     )
     lines = project.main("route", "6?", "--router", "r", "-w", "5").stdout.splitlines()
-    assert lines[0].startswith("single: ")
-    assert lines[1].startswith("why: ")
+    assert lines[0] == "a answers; if it fails: b, c"
+    assert lines[1].startswith("  a: expected quality ")
+    assert lines[-1].startswith("why: ")
 
 
 def test_a_router_in_the_pool_file_needs_no_option(tmp_path: Path) -> None:

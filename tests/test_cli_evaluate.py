@@ -65,3 +65,30 @@ def test_records_that_are_not_there_are_named(project: Project) -> None:
     assert run.returncode == 1
     assert "nowhere" in run.stderr
     assert not (project.folder / "panel.json").exists()
+
+
+def test_several_jobs_print_the_same(project: Project) -> None:
+    args = ("--routers", "linear, bradley-terry", "--folds", "2")
+    one, two = (project.main("evaluate", "records", *args, "--jobs", n) for n in ("1", "2"))
+    assert one.returncode == 0, one.stderr
+    assert one.stdout == two.stdout
+
+
+PAIRS = "id,prompt,model_a,model_b,winner\n" + "".join(
+    f"q{i},question {i},{a},{b},model_a\n"
+    for i, (a, b) in enumerate([("ann", "bob"), ("bob", "cid"), ("ann", "cid")] * 6)
+)
+
+
+def test_pairwise_records_have_their_rankings_judged(project: Project) -> None:
+    project.write("pairs.csv", PAIRS)
+    assert project.main("records", "import", "pairs.csv", "-o", "pairs").returncode == 0
+    run = project.main("evaluate", "pairs", "--json", "pairs.json")
+    assert run.returncode == 0, run.stderr
+    assert "18 battles (0 ties), 3 experts" in run.stdout
+    assert "note: knn was left out: it does not rank experts" in run.stdout
+    rows = json.loads((project.folder / "pairs.json").read_text())["battles"]
+    assert [row["name"] for row in rows][:3] == ["coin", "bradley-terry", "elo"]
+    refused = project.main("evaluate", "pairs", "--policies", "guarded", "--transfer")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "error: --policies, --transfer: every question compares two" in refused.stderr

@@ -63,10 +63,10 @@ def test_suggest_prints_questions_or_reasons(project: Project) -> None:
     ("args", "message"),
     [
         (("records", "--size", "61"), "field 'size': expected 1 to 60"),
-        (("nowhere",), "cannot be read as Parquet"),
+        (("nowhere",), "nowhere: no such folder"),
         (("records", "--encoder", "stati"), "did you mean 'static'"),
         (("records", "-o", "."), ". is a folder"),
-        (("records", "-o", "records/queries.parquet"), "lies in the folder of the records"),
+        (("records", "-o", "records/queries.parquet"), "lies in the input records"),
     ],
 )
 def test_mistakes_end_in_one_line_and_write_nothing(

@@ -26,13 +26,15 @@ def project(tmp_path: Path) -> Project:
     made = Project(tmp_path)
     make_records(24).write(tmp_path / "records")
     made.write("wide.csv", WIDE)
+    silent = tuple(Query.from_text(f"q{i}", " ") for i in range(24))
+    replace(make_records(24), queries=silent).write(tmp_path / "silent")
     return made
 
 
 def test_a_table_is_imported_with_a_mapping_of_columns(project: Project) -> None:
     done = project.main("records", "import", "wide.csv", "-o", "new", *MAPPED)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "wide.csv: csv, 6 queries, 2 experts\nlint: " in done.stdout
+    assert "wide.csv: csv, 6 queries, 2 experts\nexperts: big, small\nlint: " in done.stdout
     found = Records.read(project.folder / "new")
     assert (found.experts, found.queries[1].text) == (("big", "small"), "What is 940 of rivers?")
     assert found.quality[1].tolist() == [1.0, 0.5]
@@ -44,6 +46,61 @@ def test_an_import_for_machines_lists_what_lint_found(project: Project) -> None:
     assert (facts["format"], facts["experts"], facts["observed"]) == ("csv", ["big", "small"], 12)
     assert "missing cost" in [finding["check"] for finding in facts["findings"]]
     assert facts["path"] == "new"
+
+
+def test_an_import_names_ten_experts_and_what_became_of_the_columns(project: Project) -> None:
+    project.write("many.csv", "prompt,cost," + ",".join(f"m{i}" for i in range(12)) + "\n")
+    done = project.main("records", "import", "many.csv", "-o", "new")
+    assert "holds no records" in done.stderr
+    project.write("many.csv", f"prompt,cost,{','.join(f'm{i}' for i in range(12))}\nx,2{',1' * 12}")
+    out = project.main("records", "import", "many.csv", "-o", "new").stdout
+    assert "\nexperts: m0, m1, m2, m3, m4, m5, m6, m7, m8, m9 and 2 more\n" in out
+    assert "every column without a usual name counts as an expert" in out
+    assert "\ncolumns left out: cost; --map FIELD=COLUMN says what one holds\n" in out
+
+
+def test_records_are_replaced_only_where_that_is_asked_for(project: Project) -> None:
+    (project.folder / "link").symlink_to("records")
+    refused = project.main("records", "import", "wide.csv", "-o", "link", *MAPPED)
+    assert (refused.returncode, len(Records.read(project.folder / "records"))) == (1, 24)
+    done = project.main("records", "import", "wide.csv", "-o", "link", "--replace", *MAPPED)
+    assert (done.returncode, len(Records.read(project.folder / "records"))) == (0, 6)
+    assert (project.folder / "link").is_symlink()
+    assert not [path for path in project.folder.iterdir() if path.name.startswith(".")]
+
+
+def test_scores_in_percent_are_divided_by_the_best_possible_one(project: Project) -> None:
+    project.write("percent.csv", "prompt,a,b\none,100,0\ntwo,50,25\n")
+    args = ("records", "import", "percent.csv", "-o", "new")
+    assert "--max-score 100" in project.main(*args).stderr
+    assert project.main(*args, "--max-score", "100").returncode == 0
+    assert Records.read(project.folder / "new").quality.tolist() == [[1, 0], [0.5, 0.25]]
+    again = project.main("records", "import", "new", "-o", "other", "--max-score", "100")
+    assert "takes no best possible score; divide the scores first" in again.stderr
+
+
+def test_names_in_square_brackets_are_shown_as_they_are(project: Project) -> None:
+    made = make_records(24)
+    names = ("llama[/b]", "[bold]mistral", ":smile:", "d")
+    queries = tuple(replace(q, id=f"[/i]{q.id}", category="math[/m]") for q in made.queries)
+    replace(made, experts=names, queries=queries, facts={}).write(project.folder / "odd")
+    out = project.main("records", "describe", "odd").stdout
+    assert all(name in out for name in (*names, "math[/m]"))
+    chosen = project.main("select", "odd", "--size", "2", "--folds", "2")
+    assert (chosen.returncode, chosen.stderr, "own: " in chosen.stdout) == (0, "", True)
+    done = project.main("records", "suggest", "odd", "--size", "3", "-o", "label.jsonl")
+    assert (done.returncode, done.stdout.count("[/i]q"), "math[/m]" in done.stdout) == (0, 3, True)
+
+
+def test_partial_records_say_which_means_do_not_compare(project: Project) -> None:
+    made = make_records(24)
+    quality = np.array(made.quality)
+    quality[np.array(made.categories) == "sums", 0] = np.nan
+    replace(made, quality=quality).write(project.folder / "partial")
+    out = project.main("records", "describe", "partial").stdout
+    assert "Means over different questions do not compare" in " ".join(out.split())
+    assert (out.count("8 *"), out.count("* ")) == (1, 2)
+    assert "do not compare" not in project.main("records", "describe", "records").stdout
 
 
 def test_a_strict_import_with_serious_findings_writes_nothing(project: Project) -> None:
@@ -76,7 +133,7 @@ def test_an_import_finds_leaks_across_a_split_that_not_every_question_has(
 
 def test_an_import_that_fails_leaves_the_old_records(project: Project) -> None:
     project.write("bad.csv", WIDE + "q9,one more?,1,7\n")
-    done = project.main("records", "import", "bad.csv", "-o", "records", *MAPPED)
+    done = project.main("records", "import", "bad.csv", "-o", "records", "--replace", *MAPPED)
     assert done.returncode == 1
     assert "bad.csv, line 8" in done.stderr
     assert len(Records.read(project.folder / "records")) == 24
@@ -89,11 +146,17 @@ def test_an_import_that_fails_leaves_the_old_records(project: Project) -> None:
         (("import", "wide.csv", "-o", "new", "--format", "tsv9"), "no format called 'tsv9'"),
         (("import", "wide.csv", "-o", "new", "--map", "text"), "expected FIELD=COLUMN"),
         (("import", "wide.csv", "-o", ".", *MAPPED), "exists and holds no records"),
-        (("describe", "nowhere"), "cannot be read as Parquet"),
-        (("lint", "nowhere"), "cannot be read as Parquet"),
-        (("merge", "records", "nowhere", "-o", "new"), "nowhere/queries.parquet: cannot be read"),
+        (("describe", "nowhere"), "nowhere: no such folder; `coterie records import"),
+        (("lint", "wide.csv"), "wide.csv: a file, no folder of records"),
+        (("merge", "records", "nowhere", "-o", "new"), "nowhere: no such folder"),
         (("export", "records", "-o", "new.doc"), "no format is called 'doc'"),
-        (("export", "nowhere", "-o", "new.csv"), "cannot be read as Parquet"),
+        (("export", "nowhere", "-o", "new.csv"), "nowhere: no such folder"),
+        (("export", "records", "-o", "records/records.parquet"), "lies in the input records"),
+        (("export", "records", "-o", "records"), "records is a folder; --output is the name"),
+        (("import", "wide.csv", "-o", "records", *MAPPED), "records holds records already; --rep"),
+        (("import", "records", "-o", "records", "--replace"), "records is one of the inputs"),
+        (("merge", "records", "-o", "records", "--replace"), "records is one of the inputs"),
+        (("suggest", "silent"), "no question of the records has a text"),
     ],
 )
 def test_what_goes_wrong_is_one_line_and_leaves_nothing(
@@ -142,6 +205,7 @@ def test_lint_prints_findings_and_fails_only_when_strict(project: Project) -> No
     strict = project.main("records", "lint", "flat", "--strict")
     assert strict.returncode == 1
     assert strict.stdout.count("lint: ") == len(findings)
+    assert max(map(len, strict.stdout.splitlines())) < 300
     assert strict.stderr == "error: flat: --strict refuses constant experts\n"
 
 

@@ -22,7 +22,7 @@ class Quiet:
         self.phases: list[str] = []
 
     @contextmanager
-    def phase(self, name: str, calls: int) -> Iterator[Callable[[Progress], None]]:
+    def phase(self, name: str) -> Iterator[Callable[[Progress], None]]:
         self.phases.append(name)
         yield lambda progress: None
 

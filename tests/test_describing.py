@@ -50,6 +50,19 @@ def test_categories_have_their_own_best_and_the_largest_comes_first() -> None:
     assert [row["best_single"]["expert"] for row in rows] == ["b", "a"]
 
 
+def test_a_category_is_also_described_on_the_questions_all_experts_answered() -> None:
+    rows = [[1.0, NAN], [0.0, 0.0], [0.0, NAN], [NAN, 1.0], [NAN, 1.0]]
+    first, second = describe(records_of(rows, "yyyxx"))["per_category"]
+    assert (first["best_single"]["quality"], first["oracle"]) == (1 / 3, 1 / 3)
+    complete = first["complete"]
+    assert (complete["queries"], complete["best_single"]["quality"], complete["oracle"]) == (
+        1,
+        0,
+        0,
+    )
+    assert second["complete"] is None
+
+
 def test_records_without_a_score_have_no_figures() -> None:
     facts = describe(records_of([[NAN, NAN]], "x"))
     assert facts["figures"] == {"observed": None, "complete": None}

@@ -194,7 +194,7 @@ def test_unloading_ends_the_processes(tmp_path: Path, ray: Any) -> None:
     expert = RayExpert(noted(tmp_path, "a")["a"])
 
     async def job() -> int:
-        await expert.load()
+        await expert.ready()
         (pid,) = expert.pids
         os.kill(pid, 0)
         await expert.unload()
@@ -216,7 +216,7 @@ def test_what_goes_wrong_in_a_worker_is_said_here(tmp_path: Path, ray: Any) -> N
     path.write_bytes(b"no weights at all")
     expert = RayExpert(LocalExpert("broken", path))
     with pytest.raises(ExpertError, match=r"broken on Ray: .*broken\.gguf"):
-        closing({"broken": expert}, expert.load)
+        closing({"broken": expert}, expert.ready)
     completion = closing({"broken": expert}, lambda: expert.complete(asked("broken", "?")))
     assert completion.broke
 
@@ -226,7 +226,7 @@ def test_an_expert_without_room_is_given_up(tmp_path: Path, ray: Any) -> None:
     expert = RayExpert(noted(tmp_path, "a")["a"], patience=0.2)
     expert.cpus = 3
     with pytest.raises(ExpertError, match="no node had room for 3 CPUs"):
-        closing({"a": expert}, expert.load)
+        closing({"a": expert}, expert.ready)
 
 
 @needs_ray
@@ -239,8 +239,8 @@ def test_idle_experts_make_room_for_one_that_waits(
     a.others, b.others = [b], [a]
 
     async def job() -> list[bool]:
-        await a.load()
-        await b.load()
+        await a.ready()
+        await b.ready()
         ended = not a.pids
         return [ended, (await a.complete(asked("a", "again"))).failed]
 

@@ -192,7 +192,7 @@ def test_the_strong_expert_of_a_pair_is_the_better_one_wherever_it_is_listed(str
     quality = (generator.random((400, 2)) < [0.4, 0.7]).astype(float)
     quality = quality if strong else quality[:, ::-1]
     names = ("small", "large") if strong else ("large", "small")
-    found = pair_metrics(quality, quality, names)
+    found = pair_metrics(quality, quality, names, np.zeros(400, int))
     assert found is not None
     assert (found.weak, found.strong) == ("small", "large")
     wanted = quality[:, strong] - quality[:, 1 - strong]

@@ -310,7 +310,7 @@ def test_a_router_over_two_experts_has_the_metrics_of_routellm() -> None:
     assert (pairs.weak, pairs.strong) == ("sums", "generalist")
     assert pairs.apgr > 1.0
     assert pairs.cpt_20 < pairs.cpt_80
-    assert pair_metrics(two.quality, np.ones((60, 2)), two.experts) is None
+    assert pair_metrics(two.quality, np.ones((60, 2)), two.experts, np.zeros(60, int)) is None
 
 
 def test_the_json_holds_every_row_and_what_was_judged(panel: Panel) -> None:

@@ -396,8 +396,8 @@ def test_evaluate_writes_the_page_beside_the_json(project: Project) -> None:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("records/queries.parquet", "is one of the inputs"),
-        ("records", "expected the name of a file"),
+        ("records/queries.parquet", "lies in the input records"),
+        ("records", "--report is the name of a file"),
         ("-", "expected the name of a file"),
         ("./panel.json", "is the file of --json too"),
     ],

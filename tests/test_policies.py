@@ -147,6 +147,7 @@ def test_equal_quality_is_decided_by_cost_and_then_by_order() -> None:
     assert first.experts == ("ann", "bob", "cid")
 
 
+@settings(deadline=None)
 @given(matrix(UNIT), matrix(st.floats(0, 1e3, width=16)), st.lists(st.floats(0, 1e6), max_size=6))
 def test_the_mean_cost_never_falls_as_the_willingness_to_pay_rises(
     quality: FloatArray, cost: FloatArray, willingness: list[float]
@@ -227,6 +228,7 @@ def test_a_question_without_skills_is_put_to_anyone() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
+@settings(deadline=None)
 @given(quality=matrix(UNIT), order=st.permutations(range(5)))
 def test_a_decision_does_not_depend_on_the_other_queries(
     rule: str, quality: FloatArray, order: list[int]

@@ -70,8 +70,19 @@ def test_all_questions_can_be_asked_for_and_none_comes_twice() -> None:
     texts = ["the same words"] * 3 + ["", "other things entirely"]
     queries = tuple(Query.from_text(str(i), text) for i, text in enumerate(texts))
     records = Records(queries, ("a", "b"), np.full((5, 2), np.nan))
-    assert sorted(suggest(records, 5).rows) == [0, 1, 2, 3, 4]
+    assert sorted(suggest(records, 4).rows) == [0, 1, 2, 4]
     assert sorted(suggest(records, 2).rows.tolist())[-1] == 4
+
+
+def test_a_question_without_a_text_is_never_suggested() -> None:
+    queries = tuple(Query.from_text(str(i), "a text" if i == 2 else " ") for i in range(4))
+    records = Records(queries, ("a", "b"), np.full((4, 2), np.nan))
+    assert suggest(records, 1).rows.tolist() == [2]
+    with pytest.raises(InputError, match="expected 1 to 1 "):
+        suggest(records, 2)
+    assert len(suggested(records, 3, 0)) == 3
+    with pytest.raises(InputError, match="no question of the records has a text"):
+        suggest(records.take([0, 1]), 1)
 
 
 @pytest.mark.parametrize("size", [0, 61, 2.5])

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
 
 from coterie.drivers.batch import Progress
 from coterie.pool import Pool
@@ -30,10 +31,8 @@ class RichConsole:
         self.stderr.print(text, markup=False, soft_wrap=True)
 
     @contextmanager
-    def phase(
-        self, name: str, calls: int, by_question: bool = False
-    ) -> Iterator[Callable[[Progress], None]]:
-        """A bar over ``calls`` calls, or over questions, with rate, loads and cost so far.
+    def phase(self, name: str) -> Iterator[Callable[[Progress], None]]:
+        """A bar over the calls that are known, with rate, questions, loads and cost so far.
 
         Where standard error is no terminal, a line twice a minute instead.
         """
@@ -47,19 +46,20 @@ class RichConsole:
         live = self.stderr.is_terminal
         start = shown = time.monotonic()
         with Bars(*columns, console=self.stderr, disable=not live) as bars:
-            task = bars.add_task(name, total=calls, facts="")
+            task = bars.add_task(name, total=None, facts="")
 
             def report(progress: Progress) -> None:
                 nonlocal shown
                 now = time.monotonic()
-                done = progress.answered if by_question else progress.calls
-                if now - shown < (BAR if live else LINE) and done < calls:
+                if now - shown < (BAR if live else LINE) and progress.waiting:
                     return
                 shown, facts = now, _facts(progress, now - start)
-                bars.update(task, completed=done, facts=facts)
-                if not live and now - start > LINE:
-                    left = (now - start) * (calls - done) / max(done, 1)
-                    self.say(f"{name}: {done:,} of {calls:,}, {left / 60:.1f} min left, {facts}")
+                total = progress.calls + progress.waiting
+                bars.update(task, completed=progress.calls, total=total, facts=facts)
+                if not live and progress.calls and now - start > LINE:
+                    left = (now - start) * progress.waiting / progress.calls / 60
+                    done = f"{progress.calls:,} of {total:,} calls, {left:.1f} min left"
+                    self.say(f"{name}: {done}, {facts}")
 
             yield report
 
@@ -68,9 +68,10 @@ BAR, LINE = 0.1, 30.0  # seconds between updates of a bar, and between lines wit
 
 
 def _facts(progress: Progress, seconds: float) -> str:
-    """Rate, loads and cost so far."""
+    """Rate, questions, loads and cost so far."""
     rate = progress.calls / max(seconds, 1e-9)
-    return f"{rate:.3g} calls/s, {progress.loads} loads, cost {progress.cost:.3g}"
+    answered = f"{progress.answered:,} of {progress.questions:,} questions"
+    return f"{rate:.3g}/s, {answered}, {progress.loads} loads, cost {progress.cost:.3g}"
 
 
 def show_table(study: Study) -> None:
@@ -85,7 +86,7 @@ def show_table(study: Study) -> None:
         against = facts["vs_best_single"]
         style = "bold" if row is study.headline else None
         table.add_row(
-            row.name,
+            Text(row.name),
             row.reads,
             f"{facts['accuracy']:.3f}",
             f"{low:.3f} .. {high:.3f}",
@@ -97,7 +98,7 @@ def show_table(study: Study) -> None:
     out = Console()
     out.print(table)
     for line in verdict(study):
-        out.print(line, highlight=False, soft_wrap=True)
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def show_experts(records: Records, pool: Pool, as_json: bool) -> None:
@@ -116,10 +117,11 @@ def show_experts(records: Records, pool: Pool, as_json: bool) -> None:
     if as_json:
         print(json.dumps(facts, indent=1))
         return
-    table = Table("expert", "questions", "accuracy", f"cost a question ({pool.unit})")
+    table = Table("expert", "questions", "accuracy")
+    table.add_column(Text(f"cost a question ({pool.unit})"))
     for fact in facts:
         shown = ["-" if v is None else f"{v:.4g}" for v in (fact["accuracy"], fact["cost"])]
-        table.add_row(str(fact["expert"]), str(fact["questions"]), *shown)
+        table.add_row(Text(str(fact["expert"])), str(fact["questions"]), *shown)
     Console().print(table)
 
 
@@ -127,5 +129,5 @@ def show_aggregators(accuracy: Mapping[str, float], out: Console) -> None:
     """Print who finds the right answer among one right and two wrong ones, the best first."""
     table = Table("as aggregator", "accuracy", title="one right, two wrong answers given")
     for name, value in sorted(accuracy.items(), key=lambda item: -item[1]):
-        table.add_row(name, f"{value:.3f}")
+        table.add_row(Text(name), f"{value:.3f}")
     out.print(table)

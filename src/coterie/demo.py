@@ -49,9 +49,9 @@ TEMPLATE = "{question}\n{answers}\nBest answer?"  # what the larger generalist w
 
 
 class Console(Protocol):
-    """Where progress goes: a named phase of so many calls, and lines of text."""
+    """Where progress goes: named phases of calls, and lines of text."""
 
-    def phase(self, name: str, calls: int) -> AbstractContextManager[Callable[[Progress], None]]:
+    def phase(self, name: str) -> AbstractContextManager[Callable[[Progress], None]]:
         """A context that gives the progress callback of one phase."""
 
     def say(self, text: str) -> None:
@@ -153,9 +153,8 @@ class _Demo:
     async def _profile(self, split: str, experts: list[str]) -> Records:
         """Stage B's calls on validation; on test the table that judges every baseline."""
         questions = self.questions[split]
-        calls = sum(self.pool.asked(e, len(questions)) for e in experts)
         start = time.perf_counter()
-        with self.console.phase(f"every expert on {split}", calls) as report:
+        with self.console.phase(f"every expert on {split}") as report:
             records = await profile_pool(self.pool, questions, experts=experts, report=report)
         self.seconds[f"profile {split}"] = time.perf_counter() - start
         return records
@@ -167,7 +166,7 @@ class _Demo:
         )
         part = validation.take(range(min(BENCHMARK, len(validation))))
         start = time.perf_counter()
-        with self.console.phase("choosing an aggregator", len(part) * len(pool.experts)) as report:
+        with self.console.phase("choosing an aggregator") as report:
             accuracy = await aggregator_accuracy(pool, part, self._merge_by(""), report=report)
         self.seconds["aggregator benchmark"] = time.perf_counter() - start
         return accuracy
@@ -212,9 +211,8 @@ class _Demo:
         recorded = {e: RecordedExpert.from_records(records, e) for e in records.experts}
         real = self.pool.experts[merger]
         experts: dict[str, Expert] = {**recorded, merger: _Merging(recorded[merger], real)}
-        calls = len(records) * (K + 1)
         start = time.perf_counter()
-        with self.console.phase(f"aggregator on {split}", calls) as report:
+        with self.console.phase(f"aggregator on {split}") as report:
             result = await answer_all(
                 self.pool.prepare(records.queries),
                 decisions,
@@ -236,7 +234,7 @@ class _Demo:
         decisions = policy.decide(queries, router.predict(queries))
         self.seconds["recruit"] = time.perf_counter() - start
         start = time.perf_counter()
-        with self.console.phase("coterie answers test", K * len(queries)) as report:
+        with self.console.phase("coterie answers test") as report:
             result = await answer_all(
                 queries,
                 decisions,

@@ -22,11 +22,15 @@ def describe(records: Records) -> dict[str, Any]:
     without any). All are means of scores, chosen and judged on the same rows, so the best ones are
     what hindsight would pick. ``headroom`` is oracle minus best single; ``all_right`` and
     ``all_wrong`` are shares of the queries with two scores or more on which every score is 1 or 0.
+    A category has the figures of all that was observed in it and, as ``complete``, those of its
+    complete rows: only there is the best single expert never above the oracle.
     """
     tally = Tally.of(records)
     full = tally.counts_by_row == len(records.experts)
     complete = tally if full.all() else Tally.of(records.take(np.flatnonzero(full)))
     cells = int(tally.counts_by_row.sum())
+    like = {row["category"]: row for row in complete.by_category(records.experts)}
+    categories = tally.by_category(records.experts)
     return {
         "schema": 1,
         "queries": len(records),
@@ -38,7 +42,7 @@ def describe(records: Records) -> dict[str, Any]:
             "complete": complete.figures(records.experts),
         },
         "per_expert": _experts(records, tally),
-        "per_category": tally.by_category(records.experts),
+        "per_category": [row | {"complete": like.get(row["category"])} for row in categories],
     }
 
 

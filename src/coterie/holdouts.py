@@ -212,8 +212,9 @@ def _held_cells(held: Held) -> tuple[str, ...]:
 def table_of(title: str, first: str, columns: Sequence[str]) -> Table:
     """An empty table: what rows are named by, then numbers."""
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
+    table = Table(title=Text(title), title_justify="left", box=None, padding=(0, 1, 0, 0))
     table.add_column(first, overflow="fold", max_width=18)
     for name in columns:
         table.add_column(name, justify="right")
@@ -224,6 +225,6 @@ def show_tables(out: Console, tables: Iterable[Table], notes: Sequence[str]) -> 
     """Print the tables with a line between them, then the notes."""
     for table in tables:
         out.print()
-        out.print(table)
+        out.print(table, markup=False)
     for note in notes:
         out.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)

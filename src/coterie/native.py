@@ -44,6 +44,7 @@ def read_folder(base: Path, texts: bool = True) -> dict[str, Any]:
 
     Without ``texts`` the column ``answer`` is not read. Raises InputError.
     """
+    _check_folder(base)
     asked = read_table(base / "queries.parquet", QUERY_COLUMNS, ("query_id", "text"))
     ids = asked["query_id"].to_pylist()
     experts, facts = read_experts(base / "experts.toml")
@@ -59,6 +60,18 @@ def read_folder(base: Path, texts: bool = True) -> dict[str, Any]:
         **arrays,
     }
     return made if answers is None else {**made, "texts": answers}
+
+
+def _check_folder(base: Path) -> None:
+    """Raise InputError that says how to make records where there are none."""
+    missing = [name for name in dense.FILES if not (base / name).exists()]
+    if not missing:
+        return
+    what = f"no folder of records: it has no {missing[0]}" if base.is_dir() else "no such folder"
+    if base.is_file():
+        what = "a file, no folder of records"
+    hint = "`coterie records import SOURCE -o FOLDER` makes one"
+    raise InputError(f"{what}; {hint}", path=base)
 
 
 def _read_arrays(

@@ -219,9 +219,10 @@ class Records:
     def write(self, folder: str | Path) -> None:
         """Write the folder in one piece: what was there stays until the new one is complete.
 
-        Raises CoterieError where that fails, or where the folder holds anything but records.
+        A link stays a link. Raises CoterieError where that fails, or where the folder holds
+        anything but records.
         """
-        target, scratch = Path(folder), None
+        target, scratch = Path(os.path.realpath(folder)), None
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))

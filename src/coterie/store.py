@@ -104,6 +104,8 @@ class Journal:
             self._check_format()
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.execute("PRAGMA cache_size=-32768")  # KiB
+        self._db.execute("PRAGMA wal_autocheckpoint=8192")  # pages: 32 MB between checkpoints
         if new:
             self._create(header)
         else:

@@ -105,6 +105,7 @@ class Suggestions:
     def table(self) -> Table:
         """Every question with its category, its share of the space and how experts differ there."""
         from rich.table import Table
+        from rich.text import Text
 
         title = f"{len(self.chosen)} questions to label, the most useful first"
         table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
@@ -114,7 +115,7 @@ class Suggestions:
             table.add_column(name, justify="right")
         for each in self.chosen:
             cells = (f"{each.covers:.1%}", f"{each.spread:.2f}")
-            table.add_row(each.id, each.category or "-", *cells)
+            table.add_row(Text(each.id), Text(each.category or "-"), *cells)
         return table
 
 
@@ -131,7 +132,8 @@ def suggest(
     Parameters
     ----------
     records
-        Questions and what the known experts scored on them; scores may be missing.
+        Questions and what the known experts scored on them; scores may be missing. Questions
+        without a text are not looked at: nothing could be asked.
     seed
         Draws the ``SAMPLE`` questions looked at where there are more; nothing else is drawn.
     encoder
@@ -145,14 +147,18 @@ def suggest(
     Raises
     ------
     InputError
-        For a size below 1 or above the number of questions, or a negative emphasis.
+        For a size below 1 or above the number of questions with a text, or a negative emphasis.
     """
-    if not (isinstance(size, int) and 1 <= size <= len(records)):
-        message = f"expected 1 to {len(records):,} (the recorded questions), got {size!r}"
+    rows = _with_text(records)
+    if not len(rows):
+        message = "no question of the records has a text, so none can be asked; import the texts"
+        raise InputError(f"{message} too (--map text=COLUMN)", field="text")
+    if not (isinstance(size, int) and 1 <= size <= len(rows)):
+        message = f"expected 1 to {len(rows):,} (the recorded questions with a text), got {size!r}"
         raise InputError(message, field="size")
     if not emphasis >= 0:
         raise InputError(f"expected at least 0, got {emphasis!r}", field="emphasis")
-    drawn = _drawn(len(records), max(size, SAMPLE), seed)
+    drawn = rows[_drawn(len(rows), max(size, SAMPLE), seed)]
     texts = [records.queries[row].text for row in drawn]
     fitted = make_encoder(encoder).fit(texts)
     vectors = np.asarray(fitted.encode(texts), np.float32)
@@ -208,11 +214,16 @@ def at_random(records: Records, size: int, seed: int) -> IntArray:
 
 
 def suggested(records: Records, size: int, seed: int) -> IntArray:
-    """The rows of ``suggest``."""
-    return suggest(records, size, seed).rows
+    """The rows of ``suggest``; random ones where fewer questions have a text."""
+    enough = len(_with_text(records)) >= size
+    return suggest(records, size, seed).rows if enough else at_random(records, size, seed)
 
 
 WAYS: Mapping[str, Chooser] = {"random": at_random, "suggested": suggested}
+
+
+def _with_text(records: Records) -> IntArray:
+    return np.flatnonzero([bool(query.text.strip()) for query in records.queries])
 
 
 def _drawn(count: int, most: int, seed: int) -> IntArray:

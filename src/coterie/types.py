@@ -26,7 +26,9 @@ def derive_seed(*parts: object) -> Seed:
     >>> derive_seed(0, "q1") == derive_seed(0, "q1") != derive_seed(1, "q1")
     True
     """
-    text = f"[{', '.join([_quoted(str(part)) for part in parts])}]"  # JSON, at a third of the time
+    # The JSON of a list of texts, put together by hand at a third of the time.
+    texts = [f'"{part}"' if type(part) is int else _quoted(str(part)) for part in parts]
+    text = f"[{', '.join(texts)}]"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 

@@ -156,6 +156,69 @@ def test_a_wide_table_with_other_columns_asks_which_are_scores(tmp_path: Path) -
         read(path, "csv")
 
 
+@pytest.mark.parametrize(("name", "mark"), [("a.csv", ";"), ("a.csv", "\t"), ("a.tsv", ",")])
+def test_separators_are_found_out(name: str, mark: str, tmp_path: Path) -> None:
+    lines = ["\ufeffprompt,ann,bob", "one,1,0.5", "two,0,1"]
+    (tmp_path / name).write_text("\n".join(lines).replace(",", mark), encoding="utf-8")
+    records = read(tmp_path / name)
+    assert (records.experts, records.queries[1].text) == (("ann", "bob"), "two")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"", "line 1: is empty; expected a line of column names"),
+        ("a.csv", b"hello\nyou\n", r"several columns, found \['hello'\]; commas, semicolons or t"),
+        ("a.csv", b"prompt,a,b\nx,1,0\ncaf\xe9,1,1\n", "line 3: not UTF-8 .* perhaps Latin-1"),
+        ("a.csv", b"prompt;a;b\nx;1;0,5\n", "'b': .*'0,5'; write decimals with a point"),
+        ("a.csv", b"x" * 200_000, "holds no records"),
+        ("a.json", b"[" * 100_000, "line 1: not JSON that can be read"),
+        ("a.jsonl", b"x" * 200_000, "line 1: not JSON"),
+        ("a.parquet", b"PAR1PAR1PAR1", "cannot be read as Parquet"),
+    ],
+)
+def test_a_table_that_is_none_says_why(
+    name: str, content: bytes, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read(tmp_path / name)
+
+
+def test_mapping_is_explained_for_the_command_line_and_for_python(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a.csv", [{"qid": "x", "model": "ann", "score": 1}])
+    with pytest.raises(InputError, match=r"--map 'query=COLUMN' \(in Python columns={'query': 'CO"):
+        read(path)
+
+
+def test_columns_that_nothing_names_are_told(tmp_path: Path) -> None:
+    found = formats.read_unmapped(wide(tmp_path), None, {"scores": "ann score"})
+    assert found.guessed == ()
+    assert {"bob score", "ann cost"} <= set(found.left_out)
+    guessed = write_csv(tmp_path / "b.csv", [{"prompt": "x", "cost": 2, "ann": 1, "bob": 0}])
+    assert formats.read_unmapped(guessed) == (("cost",), ("ann", "bob"))
+    long = write_csv(tmp_path / "c.csv", [{"id": 1, "model": "ann", "score": 1, "usd": 2}])
+    assert formats.read_unmapped(long) == (("usd",), ())
+
+
+def test_long_scores_are_divided_by_the_best_possible_one(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a.csv", [{"id": 1, "model": "ann", "score": 40}])
+    assert read(path, max_score="100").quality.tolist() == [[0.4]]
+    with pytest.raises(InputError, match=r"expected a score in \[0, 30\], got 40"):
+        read(path, max_score="30")
+    with pytest.raises(InputError, match="a number above 0, got '-1'"):
+        read(path, max_score="-1")
+
+
+def test_two_models_beside_a_prompt_are_routellm_only_with_a_sign_of_it(tmp_path: Path) -> None:
+    row = {"prompt": "x", "ann": 1, "bob": 0}
+    assert formats.detect(write_csv(tmp_path / "two.csv", [row])) == "csv"
+    assert read(tmp_path / "two.csv").categories == (None,)
+    assert formats.detect(write_csv(tmp_path / "gsm8k_responses.csv", [row])) == "routellm"
+    answers = {"ann_response": "3", "bob_response": "4"}
+    assert formats.detect(write_csv(tmp_path / "three.csv", [row | answers])) == "routellm"
+
+
 def test_a_long_table_takes_any_names(tmp_path: Path) -> None:
     rows = [{"qid": 1, "who": "ann", "acc": 0.5, "p": 0.25}, {"qid": 1, "who": "bob", "acc": 1}]
     path = write_csv(tmp_path / "a.csv", [rows[0], rows[1] | {"p": ""}])

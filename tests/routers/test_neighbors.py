@@ -8,6 +8,7 @@ import pytest
 
 from coterie.errors import InputError
 from coterie.records import Records
+from coterie.routers import neighbors
 from coterie.routers.base import load_router
 from coterie.routers.neighbors import KNN, CategoryKNN
 from coterie.testing import make_records, with_quality
@@ -195,3 +196,21 @@ def test_a_category_router_survives_saving(tmp_path: Path) -> None:
 def test_a_parameter_out_of_range_is_named(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):
         KNN(**wrong).fit(RECORDS)
+
+
+def test_a_second_prediction_makes_no_tables_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    router = KNN(k=5, shrinkage=1.0, temperature=0.1).fit(RECORDS)
+    first = router.predict(NEW.queries)
+    monkeypatch.setattr(neighbors.Known, "of", None)
+    np.testing.assert_array_equal(router.predict(NEW.queries).quality, first.quality)
+
+
+@pytest.mark.parametrize("kind", [KNN, CategoryKNN])
+def test_another_fit_forgets_the_tables_of_the_first(kind: type[KNN]) -> None:
+    other = with_quality(RECORDS, 1.0 - RECORDS.quality)
+    router = kind(k=5).fit(RECORDS)
+    router.predict(NEW.queries)
+    again, fresh = router.fit(other).predict(NEW.queries), kind(k=5).fit(other).predict(NEW.queries)
+    np.testing.assert_array_equal(again.quality, fresh.quality)
+    np.testing.assert_array_equal(again.cost, fresh.cost)
+    np.testing.assert_array_equal(again.error, fresh.error)

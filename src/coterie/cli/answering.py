@@ -171,7 +171,7 @@ def answer(
         async def job() -> Any:
             try:
                 queries = await annotated(made, asked, annotator, seed, console, kept)
-                with console.phase("answer", len(queries), by_question=True) as report:
+                with console.phase("answer") as report:
                     return await answer_questions(
                         made, queries, fitted, policy, composition, answers.take,
                         journal=kept, seed=seed, caps=caps, cache=known, window=window,

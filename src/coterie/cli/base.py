@@ -7,6 +7,8 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -36,7 +38,7 @@ QuestionsArgument = Annotated[
     str, typer.Argument(help="Questions, one JSON object a line; '-' reads standard input.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-SeedOption = Annotated[int, typer.Option(help="Seed of everything drawn at random.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything drawn at random.")]
 AnnotatorOption = Annotated[
     str | None,
     typer.Option(help="Expert that names each question's skills (five samples a question)."),
@@ -72,6 +74,53 @@ def keep(journal: str) -> None:
 def show(facts: dict[str, Any], as_json: bool, text: str) -> None:
     """Print the text for people or the facts as JSON."""
     print(json.dumps(facts, indent=1, ensure_ascii=False) if as_json else text)
+
+
+def check_file(output: str | Path, option: str, *inputs: str | Path) -> None:
+    """Raise CoterieError where a file to write is a folder, an input, or lies in one's folder.
+
+    ``-``, standard output, is neither. ``option`` is how the command line names the file.
+    """
+    if str(output) == "-":
+        return
+    if Path(output).is_dir():
+        raise CoterieError(f"{output} is a folder; {option} is the name of a file")
+    _check_apart(output, option, inputs)
+
+
+def check_records(output: Path, replace: bool, *inputs: Path) -> None:
+    """Raise CoterieError where records would replace an input, or others without ``--replace``."""
+    _check_apart(output, "--output", inputs)
+    if _holds_records(output) and not replace:
+        hint = "--replace replaces them, another --output keeps them"
+        raise CoterieError(f"{output} holds records already; {hint}")
+
+
+def check_router(output: Path, records: Path) -> None:
+    """Raise CoterieError where a router's files would be mixed with those of records."""
+    _check_apart(output, "--output", (records,))
+    if _holds_records(output):
+        raise CoterieError(f"{output} holds records; choose another --output for the router")
+
+
+def check_profile(output: Path, journal: str | Path) -> None:
+    """Raise CoterieError where the folder holds records that no run with this journal made."""
+    if _holds_records(output) and not Path(journal).exists():
+        message = f"{output} holds records of another origin (there is no {journal})"
+        raise CoterieError(f"{message}; move it away or choose another --output")
+
+
+def _holds_records(folder: Path) -> bool:
+    return (folder / "records.parquet").exists()
+
+
+def _check_apart(output: str | Path, option: str, inputs: Iterable[str | Path]) -> None:
+    target = Path(os.path.realpath(output))
+    for path in inputs:
+        source = Path(os.path.realpath(path))
+        if target.is_relative_to(source):
+            where = "is one of the inputs" if target == source else f"lies in the input {path}"
+            raise CoterieError(f"{output} {where}; choose another {option}")
 
 
 def main() -> None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coterie.cli.base import SeedOption, app
+from coterie.cli.base import SeedOption, app, check_file
 
 if TYPE_CHECKING:
     from coterie.panel import Entrant, Panel
     from coterie.panel.trials import Report
     from coterie.panel_report import HeldOut
+    from coterie.records import Records
 
 
 @app.command()
@@ -25,7 +26,11 @@ def evaluate(
         typer.Option(help="Routers, like 'knn(k=50),linear' or module:Attr; 'all' for every one."),
     ] = "knn,linear",
     policies: Annotated[
-        str, typer.Option(help="Policies besides the highest expected quality, for every router.")
+        str,
+        typer.Option(
+            help="Policies besides the highest expected quality, for every router. 'certified' is "
+            "calibrated on a quarter of the training records, which its router does not see."
+        ),
     ] = "",
     folds: Annotated[int, typer.Option(min=2, help="Parts that are held out in turn.")] = 5,
     group_by: Annotated[
@@ -39,6 +44,9 @@ def evaluate(
         str, typer.Option(help="Experts to judge although they were observed too seldom.")
     ] = "",
     seed: SeedOption = 0,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Processes that share the folds; the results are the same.")
+    ] = 1,
     to_json: Annotated[
         str | None, typer.Option("--json", help="Also write JSON to this file; '-' prints it.")
     ] = None,
@@ -61,6 +69,9 @@ def evaluate(
     Always printed: random, best single (chosen in training), static votes, the table by category,
     the default router, oracles and the oracle of an additive null, with paired intervals.
 
+    Where every question compares two of several experts, rankings are judged instead: log loss
+    and accuracy on held-out battles, against one Bradley-Terry ranking for all questions.
+
     Example: coterie evaluate records --routers knn,linear --group-by category --json panel.json
     """
     from rich.console import Console
@@ -68,6 +79,7 @@ def evaluate(
     from coterie.answers import extractor
     from coterie.files import replace_file
     from coterie.panel import judge
+    from coterie.panel.battles import is_pairwise
     from coterie.panel.specs import make_entrants
     from coterie.panel.table import show
     from coterie.panel.values import check_group
@@ -77,6 +89,12 @@ def evaluate(
     _check_report(to_report, records, to_json)
     entrants, default = make_entrants(routers, policies, encoder, extractor(extract))
     known = Records.read(records)
+    asked = {"transfer": transfer, "cold_start": cold_start, "robustness": robustness}
+    if is_pairwise(known) and not keep:
+        needless = {"policies": policies, "group_by": group_by, "report": to_report, **asked}
+        _refuse([name for name, value in needless.items() if value])
+        _judge_battles(known, routers, encoder, folds, seed, jobs, to_json)
+        return
     with _progress() as report:
         panel = judge(
             known,
@@ -88,23 +106,69 @@ def evaluate(
             extract=extractor(extract),
             tolerant=routers.strip() == "all",
             report=report,
+            jobs=jobs,
         )
-        asked = {"transfer": transfer, "cold_start": cold_start, "robustness": robustness}
         more = _held_out(panel, entrants, [name for name, on in asked.items() if on], report)
         html = None if to_report is None else _report(panel, entrants, more.values(), report)
     document = panel.to_dict(group_by) | {name: each.to_dict() for name, each in more.items()}
-    facts = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
-    if to_json is not None and to_json != "-":
-        replace_file(to_json, facts + "\n")
     if to_report is not None and html is not None:
         replace_file(to_report, html)
+    _write(document, to_json)
     if to_json == "-":
-        print(facts)
         return
     out = Console()
     show(panel, out, group_by)
     for each in more.values():
         each.show(out, panel.default)
+
+
+def _refuse(options: Sequence[str]) -> None:
+    """Raise CoterieError for options that judging battles has no use for."""
+    from coterie.errors import CoterieError
+
+    if options:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in options)
+        raise CoterieError(
+            f"{named}: every question compares two experts here, and rankings are judged; leave "
+            "it out, or choose two experts with --keep"
+        )
+
+
+def _judge_battles(
+    records: Records,
+    routers: str,
+    encoder: str,
+    folds: int,
+    seed: int,
+    jobs: int,
+    to_json: str | None,
+) -> None:
+    """Judge rankings on pairwise records; routers that rank nobody are named in a note."""
+    from rich.console import Console
+
+    from coterie.panel import judge_battles
+    from coterie.panel.specs import ranking_entrants
+    from coterie.panel.table import show_battles
+
+    entrants = ranking_entrants(routers, encoder)
+    with _progress() as report:
+        panel = judge_battles(
+            records, entrants, folds, seed, tolerant=True, report=report, jobs=jobs
+        )
+    _write(panel.to_dict(), to_json)
+    if to_json != "-":
+        show_battles(panel, Console())
+
+
+def _write(document: dict[str, Any], to_json: str | None) -> None:
+    """The JSON document to a file, to standard output ("-"), or nowhere."""
+    from coterie.files import replace_file
+
+    facts = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+    if to_json == "-":
+        print(facts)
+    elif to_json is not None:
+        replace_file(to_json, facts + "\n")
 
 
 def _held_out(
@@ -121,19 +185,19 @@ def _held_out(
 
 
 def _check_report(report: str | None, records: str, to_json: str | None) -> None:
-    """Raise CoterieError where the report would overwrite an input or the JSON, or has no file."""
+    """Raise CoterieError where a file would overwrite an input or the other, or is none."""
     from pathlib import Path
 
     from coterie.errors import CoterieError
 
+    if to_json is not None:
+        check_file(to_json, "--json", records)
     if report is None:
         return
-    target, folder = Path(report).resolve(), Path(records).resolve()
-    if report == "-" or target.is_dir():
+    if report == "-":
         raise CoterieError(f"--report {report}: expected the name of a file")
-    if target.is_relative_to(folder):
-        raise CoterieError(f"{report} is one of the inputs or beside them; choose another --report")
-    if to_json not in (None, "-") and target == Path(str(to_json)).resolve():
+    check_file(report, "--report", records)
+    if to_json not in (None, "-") and Path(report).resolve() == Path(str(to_json)).resolve():
         raise CoterieError(f"{report} is the file of --json too; choose another --report")
 
 

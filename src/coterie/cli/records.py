@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coterie.cli.base import JsonOption, SeedOption, app, show
+from coterie.cli.base import JsonOption, SeedOption, app, check_file, check_records, show
 from coterie.errors import CoterieError
 
 if TYPE_CHECKING:
+    from coterie.formats.base import Unmapped
     from coterie.lint import Finding
     from coterie.records import Records
 
+NAMED = 10  # experts or columns named in one line
 records_app = typer.Typer(
     help="Outcomes of models on questions: import, inspect, check, merge, export.",
     no_args_is_help=True,
@@ -25,6 +28,9 @@ app.add_typer(records_app, name="records")
 
 FolderArgument = Annotated[Path, typer.Argument(help="Folder of records.", metavar="FOLDER")]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for the records.")]
+ReplaceOption = Annotated[
+    bool, typer.Option("--replace", help="Replace the records that --output holds.")
+]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Exit with 1 on any serious finding.")]
 MapOption = Annotated[
     list[str] | None,
@@ -40,6 +46,11 @@ def import_records(
         str | None, typer.Option(help="What SOURCE is; by default it is detected.")
     ] = None,
     map: MapOption = None,
+    max_score: Annotated[
+        float | None,
+        typer.Option(help="Best possible score, such as 100: scores are divided by it."),
+    ] = None,
+    replace: ReplaceOption = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse on any serious finding of lint.")
     ] = False,
@@ -47,6 +58,7 @@ def import_records(
 ) -> None:
     """Read outcomes in any known format, check them, and write them as a folder of records.
 
+    Who the experts are is printed, and which columns were left out, where a table has its own.
     What lint finds is printed on every import, with questions that leak across the source's own
     split. With --strict nothing is written where a finding is serious: misaligned, leak,
     duplicates, no text, constant experts.
@@ -56,10 +68,12 @@ def import_records(
     from coterie import formats
     from coterie.lint import lint
 
-    columns = columns_of(map or ())
+    columns = columns_of(map or ()) | ({} if max_score is None else {"max_score": f"{max_score!r}"})
+    check_records(output, replace, source)
     name = format or formats.detect(source)
     records = formats.read_records(source, name, columns or None)
     parts = formats.read_split(source, name, columns or None)
+    unmapped = formats.read_unmapped(source, name, columns or None)
     findings = lint(records, [parts.get(query.id) for query in records.queries])
     refused = strict and serious(findings)
     if not refused:
@@ -70,12 +84,13 @@ def import_records(
         "format": name,
         "queries": len(records),
         "experts": list(records.experts),
+        "columns_left_out": list(unmapped.left_out),
         "observed": observed(records),
         "findings": [_plain(finding) for finding in findings],
         "path": None if refused else str(output),
     }
     read = f"{source}: {name}, {len(records)} queries, {len(records.experts)} experts"
-    lines = [read, *_finding_lines(findings)]
+    lines = [read, *_table_lines(records, unmapped), *_finding_lines(findings)]
     if not refused:
         lines.append(f"records: {output}; next: coterie records describe {output}")
     show(facts, as_json, "\n".join(lines))
@@ -139,6 +154,7 @@ def lint_records(
 def merge(
     folders: Annotated[list[Path], typer.Argument(help="Folders of records.", metavar="FOLDER...")],
     output: OutputOption,
+    replace: ReplaceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Join records on query id: experts and queries are united, open cells filled.
@@ -150,6 +166,7 @@ def merge(
     from coterie.merging import merge as merged
     from coterie.records import Records
 
+    check_records(output, replace, *folders)
     records = merged([Records.read(folder) for folder in folders], [str(f) for f in folders])
     records.write(output)
     facts = {
@@ -180,6 +197,7 @@ def export(
     from coterie.exports import export as exported
     from coterie.records import Records
 
+    check_file(output, "--output", folder)
     records = Records.read(folder)
     name = exported(records, output, format)
     facts = {
@@ -222,7 +240,7 @@ def suggest(
     from coterie.suggesting import suggest as suggested
 
     if output is not None:
-        _check_apart(output, folder)
+        check_file(output, "--output", folder)
     records = Records.read(folder, texts=False)
     found = suggested(records, size, seed, encoder=encoder, emphasis=emphasis)
     lines = found.jsonl(records)
@@ -237,14 +255,6 @@ def suggest(
         Console(highlight=False).print(found.table())
         print(f"coverage {found.coverage:.3f}, at least {found.guarantee:.0%} of the best possible")
         print(f"questions: {output}; next: coterie profile POOL {output} -o RECORDS")
-
-
-def _check_apart(output: Path, folder: Path) -> None:
-    """Raise CoterieError where the output is a folder or lies in that of the records."""
-    if output.is_dir():
-        raise CoterieError(f"{output} is a folder; --output is a file for the questions")
-    if output.resolve().is_relative_to(folder.resolve()):
-        raise CoterieError(f"{output} lies in the folder of the records; choose another --output")
 
 
 def columns_of(pairs: Sequence[str]) -> dict[str, str]:
@@ -299,43 +309,85 @@ def _plain(finding: Finding) -> dict[str, Any]:
     }
 
 
+def _table_lines(records: Records, unmapped: Unmapped) -> list[str]:
+    """Who the experts are, and what of the table went another way than it may have been meant."""
+    lines = [f"experts: {_some(records.experts)}"]
+    if unmapped.guessed:
+        hint = "--map 'scores=a,b' says which are scores"
+        lines.append(f"every column without a usual name counts as an expert; {hint}")
+    if unmapped.left_out:
+        hint = "--map FIELD=COLUMN says what one holds"
+        lines.append(f"columns left out: {_some(unmapped.left_out)}; {hint}")
+    return lines
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first ten, and how many more there are."""
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
 def _finding_lines(findings: Sequence[Finding]) -> list[str]:
-    """One line a finding, with what it was found in."""
-    if not findings:
-        return ["lint: nothing found"]
+    """One line a finding, with some of what it was found in, unless the message lists it."""
     lines = []
     for finding in findings:
-        shown = f" For example: {', '.join(finding.examples)}" if finding.examples else ""
+        told = any(mark.join(finding.examples) in finding.message for mark in (", ", "; "))
+        shown = "" if told else f" For example: {_first(finding.examples)}"
         lines.append(f"lint: {finding.check}: {finding.message}{shown}")
-    return lines
+    return lines or ["lint: nothing found"]
+
+
+def _first(examples: Sequence[str]) -> str:
+    """As many as fit into a hundred characters, and one at least."""
+    ends = accumulate(len(example) + 2 for example in examples)
+    return ", ".join(examples[: max(1, sum(end <= 102 for end in ends))])
 
 
 def _show_description(facts: dict[str, Any]) -> None:
     """Three tables on standard output."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     out = Console(highlight=False)
     experts = Table("expert", "queries", "score", "cost")
     for row in facts["per_expert"]:
-        experts.add_row(
-            row["expert"], str(row["queries"]), _short(row["score"]), _short(row["cost"])
-        )
-    categories = Table("category", "queries", "random", "best single", "oracle", "which")
-    categories.columns[-1].overflow = "fold"
-    for row in facts["per_category"]:
-        name, queries, best = row["category"] or "-", str(row["queries"]), row["best_single"]
-        numbers = _short(row["random"]), _short(best["quality"])
-        categories.add_row(name, queries, *numbers, _short(row["oracle"]), best["expert"])
+        numbers = _short(row["score"]), _short(row["cost"])
+        experts.add_row(Text(row["expert"]), str(row["queries"]), *numbers)
     size = f"{facts['queries']} queries, {facts['experts']} experts"
     out.print(f"{size}, {facts['observed']} cells ({facts['density']:.1%})", soft_wrap=True)
-    for table in (_figures_table(facts["figures"]), experts, categories):
+    for table in (_figures_table(facts["figures"]), experts, _category_table(facts)):
         out.print(table)
+    if facts["figures"]["complete"] != facts["figures"]["observed"]:
+        out.print(UNLIKE, soft_wrap=True)
+
+
+UNLIKE = (
+    "Not every expert answered every question. Means over different questions do not compare: in "
+    "'all observed' and in categories marked * (no question there has every expert's score) the "
+    "best single may stand above the oracle. Other categories count complete rows only."
+)
+
+
+def _category_table(facts: dict[str, Any]) -> Any:
+    """Categories on their complete rows; on all that was observed, with a star, without any."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("category", "queries", "random", "best single", "oracle", "which")
+    table.columns[-1].overflow = "fold"
+    for row in facts["per_category"]:
+        shown, mark = row["complete"] or row, "" if row["complete"] else " *"
+        best, queries = shown["best_single"], f"{shown['queries']}{mark}"
+        numbers = (_short(v) for v in (shown["random"], best["quality"], shown["oracle"]))
+        table.add_row(Text(row["category"] or "-"), queries, *numbers, Text(best["expert"]))
+    return table
 
 
 def _figures_table(figures: dict[str, Any]) -> Any:
     """Figures on all that was observed and, where that differs, on the complete rows."""
     from rich.table import Table
+    from rich.text import Text
 
     shown = {"all observed": figures["observed"]}
     if figures["complete"] != figures["observed"]:
@@ -343,7 +395,8 @@ def _figures_table(figures: dict[str, Any]) -> Any:
     kept = {name: values for name, values in shown.items() if values}
     table = Table("mean score", *kept)
     for key in ("queries", "random", "best_single", "category_best", "oracle", "headroom"):
-        table.add_row(key.replace("_", " "), *(_figure(values[key]) for values in kept.values()))
+        cells = (Text(_figure(values[key])) for values in kept.values())
+        table.add_row(key.replace("_", " "), *cells)
     for key in ("all_right", "all_wrong"):
         label = key.replace("_", " ")
         table.add_row(f"share {label}", *(_figure(values[key]) for values in kept.values()))

@@ -17,6 +17,8 @@ from coterie.cli.base import (
     QuestionsArgument,
     SeedOption,
     app,
+    check_profile,
+    check_router,
     keep,
     show,
 )
@@ -86,14 +88,14 @@ def profile(
     if output.exists() and not output.is_dir():
         raise CoterieError(f"{output} is no folder; --output is a folder for the records")
     kept = journal_of(str(output), questions, pool)
+    check_profile(output, kept)
     console = RichConsole()
 
     async def job() -> Any:
         try:
             queries = await annotated(made, asked.queries, annotator, seed, console, kept)
             known = replace(asked, queries=queries)
-            total = len(known) * len(made.experts)
-            with console.phase("profile", total) as report:
+            with console.phase("profile") as report:
                 records = await profile_questions(
                     made, known, journal=kept, seed=seed, report=report
                 )
@@ -101,7 +103,7 @@ def profile(
             if not aggregators:
                 return records, None
             merger = ByExpert("", made.extractor)
-            with console.phase("aggregators", total) as report:
+            with console.phase("aggregators") as report:
                 return records, await aggregator_accuracy(
                     made, records, merger, seed=seed, report=report
                 )
@@ -152,6 +154,7 @@ def fit(
     from coterie.records import Records
 
     _maker(router, encoder, ())  # a mistake shows before the records are read
+    check_router(output, records)
     data = Records.read(records)
     make, tagged = _maker(router, encoder, data.queries)
     fitted = make().fit(data)
@@ -257,7 +260,7 @@ async def annotated(
         "pool": pool.fingerprint(),
         "seed": str(seed),
     }
-    with Journal(path, header) as skills, console.phase("skills", 5 * len(asked)) as report:
+    with Journal(path, header) as skills, console.phase("skills") as report:
         return await annotate_queries(
             pool, asked, annotator, seed=seed, journal=skills, report=report
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coterie.cli.base import JsonOption, SeedOption, app, show
+from coterie.cli.base import JsonOption, SeedOption, app, check_file, show
 
 if TYPE_CHECKING:
     from coterie.scaling import Curve
@@ -58,6 +58,8 @@ def scale(
     from coterie.scaling import scaling_curve
     from coterie.scaling.sources import open_source
 
+    if plot is not None:
+        check_file(plot, "--plot", source)
     found = open_source(source, _listed(experts))
     curve = scaling_curve(found.matrix)
     asked = _numbers(sizes)

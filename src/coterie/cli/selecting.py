@@ -228,6 +228,7 @@ def _show(facts: dict[str, Any]) -> None:
 def _frontier_table(frontier: dict[str, Any]) -> Table:
     """Budgets that buy something, at most 15 of them, evenly taken."""
     from rich.table import Table
+    from rich.text import Text
 
     points = frontier["points"]
     step = max(1, -(-len(points) // SHOWN))
@@ -241,7 +242,7 @@ def _frontier_table(frontier: dict[str, Any]) -> Table:
         values = (point["parameters"], point["active"], point["cost"])
         numbers = ["-" if v is None else f"{v:.4g}" for v in values]
         names, quality = point["experts"], f"{point['quality']:.4f}"
-        table.add_row(str(len(names)), *numbers, quality, ", ".join(names))
+        table.add_row(str(len(names)), *numbers, quality, Text(", ".join(names)))
     return table
 
 
@@ -267,6 +268,7 @@ def _marginal_table(marginal: dict[str, Any]) -> Table:
     ``folds`` is how many folds chose it too, without the queries that judge it.
     """
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title="held-out value of one expert", title_justify="left")
     table.add_column("expert")
@@ -280,5 +282,5 @@ def _marginal_table(marginal: dict[str, Any]) -> Table:
             if fact["gain"] is not None:
                 low, high = fact["ci"]
                 value, bounds = f"{fact['gain']:+.4f}", f"{low:+.4f} .. {high:+.4f}"
-            table.add_row(expert, name, str(fact["chosen_in_folds"]), value, bounds)
+            table.add_row(Text(expert), name, str(fact["chosen_in_folds"]), value, bounds)
     return table

@@ -13,7 +13,7 @@ import itertools
 import os
 import pickle
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -184,8 +184,10 @@ class RayExpert(Expert):
         self._numbers = itertools.count()
         self._queue: deque[_Job] = deque()
         self._remotes: list[_Remote] = []
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._sending = self._recovering = False
+        self._exchanges: set[asyncio.Task[None]] = set()
+        self._starts: set[asyncio.Task[None]] = set()
+        self._sending = False
+        self._broken = ""  # why no actor started
         self._lock = PerLoop(asyncio.Lock)
 
     @property
@@ -218,6 +220,14 @@ class RayExpert(Expert):
         return self.expert.fingerprint()
 
     async def load(self) -> None:
+        """Ask for the actors: they start side by side with those of other experts.
+
+        Whoever calls first waits for them. What went wrong is the error of the calls.
+        """
+        self._broken = ""
+        self._begin(self._starts, self._refill())
+
+    async def ready(self) -> None:
         """Start the actors that are missing; ExpertError where not even one starts."""
         async with self._lock.get():
             missing = self.replicas - len(self._remotes)
@@ -231,8 +241,8 @@ class RayExpert(Expert):
 
     async def unload(self, keep: bool = False) -> None:
         """End the actors; ``keep`` leaves the weights in their nodes' page cache."""
-        remotes, self._remotes = self._remotes, []
-        for task in (tasks := list(self._tasks)):
+        remotes, self._remotes, self._broken = self._remotes, [], ""
+        for task in (tasks := [*self._starts, *self._exchanges]):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         async with self._lock.get():
@@ -240,14 +250,17 @@ class RayExpert(Expert):
             await asyncio.gather(*(self._stop(remote, keep) for remote in remotes))
 
     async def footprint(self) -> int:
-        """See Expert."""
-        with suppress(import_ray().exceptions.RayError):
+        """See Expert; waits for the actors."""
+        with suppress(import_ray().exceptions.RayError, ExpertError):
+            await self.ready()
             asked = (remote.actor.footprint.remote() for remote in self._remotes)
             self._note(await asyncio.gather(*asked))
         return self._measured
 
     async def complete(self, call: Call) -> Completion:
         """The completion from whichever actor is free first; it is started if there is none."""
+        if self._broken:
+            return self._failed(self._broken)
         job = _Job(call, asyncio.get_running_loop().create_future())
         self._queue.append(job)
         self._send_soon()
@@ -315,13 +328,13 @@ class RayExpert(Expert):
 
     def _send(self) -> None:
         self._sending = False
-        if self._queue and not self._remotes and not self._recovering:
-            self._recovering = True
-            self._begin(self._recover())
+        if self._queue and not self._remotes and not self._starts:
+            self._begin(self._starts, self._refill())
         batches = self._assign()
         for remote in self._remotes:
             if batches[remote] or (remote.jobs and not remote.polling):
-                self._begin(self._exchange(remote, batches[remote], not remote.polling))
+                work = self._exchange(remote, batches[remote], not remote.polling)
+                self._begin(self._exchanges, work)
                 remote.polling = True
 
     def _assign(self) -> dict[_Remote, list[tuple[int, Call]]]:
@@ -337,10 +350,10 @@ class RayExpert(Expert):
                 batches[remote].append((number, job.call))
         return batches
 
-    def _begin(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _begin(self, tasks: set[asyncio.Task[None]], work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
     async def _exchange(
         self, remote: _Remote, batch: Sequence[tuple[int, Call]], wait: bool
@@ -377,20 +390,19 @@ class RayExpert(Expert):
             elif not job.future.done():
                 job.future.set_result(self._failed(f"two actors were lost with it: {why}"))
         import_ray().kill(remote.actor)  # it may only be out of reach
-        self._begin(self._recover())
+        self._begin(self._starts, self._refill())
         self._send_soon()
 
-    async def _recover(self) -> None:
+    async def _refill(self) -> None:
         """Start the replicas that are missing; without any, the queue has failed."""
         try:
-            await self.load()
+            await self.ready()
         except ExpertError as error:
+            self._broken = str(error).removeprefix(f"{self.name}: ")
             while self._queue:
                 job = self._queue.popleft()
                 if not job.future.done():
-                    job.future.set_result(self._failed(str(error).removeprefix(f"{self.name}: ")))
-        finally:
-            self._recovering = False
+                    job.future.set_result(self._failed(self._broken))
         self._send_soon()
 
 

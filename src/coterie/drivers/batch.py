@@ -31,6 +31,7 @@ from coterie.types import Answer, Call, Completion, Decision, Query, Seed
 
 PATIENCE = 5  # failures of one expert in a row that stop the run
 WINDOW = 20_000  # conversations in memory
+COMMIT = 0.02  # seconds that a completion may wait for others to be committed with it
 BREATH = 1_000  # conversations that begin before others get a turn
 
 
@@ -38,13 +39,15 @@ BREATH = 1_000  # conversations that begin before others get a turn
 class Progress:
     """What a run has done so far.
 
-    ``reused`` completions came from the journal and ``hits`` from the cache; ``left`` questions
-    have no answer because a cap was reached.
+    ``waiting`` calls are known and not made yet; more may come up. ``reused`` completions came from
+    the journal and ``hits`` from the cache; ``left`` questions have no answer because a cap was
+    reached.
     """
 
     questions: int = 0
     answered: int = 0
     calls: int = 0
+    waiting: int = 0
     reused: int = 0
     loads: int = 0
     cost: float = 0.0
@@ -319,13 +322,14 @@ class _Batch:
             call = current.calls[place]
             expert_of(call, self.experts)
             self.desks[call.expert].queue.append(current.position, place)
+            self.progress.waiting += 1
             self._call_remote(call.expert)
 
     def _commit_soon(self) -> None:
-        """Commit the journal once the completions that are ready have been taken."""
+        """Commit the journal within a moment, with what comes until then."""
         if self.journal is not None and not self.committing:
             self.committing = True
-            asyncio.get_running_loop().call_soon(self._commit)
+            asyncio.get_running_loop().call_later(COMMIT, self._commit)
 
     def _commit(self) -> None:
         self.committing = False
@@ -515,6 +519,7 @@ class _Batch:
             call = current.calls[place]
             self.journal.add(current.position, current.step, place, call, completion)
             self._commit_soon()
+        self.progress.waiting -= 1
         if self.flows.complete(current, place, completion):
             self._continue(current)
         self.flows.give(current)

@@ -38,6 +38,10 @@ class Conversation:
         Whether the flow has ended; ``answer`` is the outcome.
     """
 
+    __slots__ = (
+        "_answer", "_fallbacks", "_flow", "_trace", "decision", "final", "pending", "query", "step",
+    )  # fmt: skip
+
     def __init__(
         self, query: Query, decision: Decision, composition: Composition, run_seed: Seed
     ) -> None:

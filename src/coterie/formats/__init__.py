@@ -1,7 +1,8 @@
 """Published record formats, one small module each, and how a path finds its own.
 
 A reader has ``NAME``, ``matches(path)`` (a cheap look) and ``read(path, columns)``; one whose
-format marks a split also has ``split(path, columns)``. Readers take scores as they stand and join
+format marks a split also has ``split(path, columns)``, one that guesses columns
+``unmapped(path, columns)``. Readers take scores as they stand and join
 by id; nothing is scored here.
 """
 
@@ -13,7 +14,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from coterie.errors import InputError
-from coterie.formats.base import Reader
+from coterie.formats import plain
+from coterie.formats.base import Reader, Unmapped
+from coterie.formats.tables import TABLES
 from coterie.records import Records
 
 # The first whose look succeeds reads: the most particular come first, any other CSV last.
@@ -48,13 +51,21 @@ def names() -> list[str]:
 
 
 def detect(path: str | Path) -> str:
-    """The format of a file or folder; raises InputError that lists the known ones."""
+    """The format of a file or folder.
+
+    Raises InputError that lists the known ones, or says what is wrong with a table that no reader
+    recognises.
+    """
     if not Path(path).exists():
         raise InputError("cannot be read: no such file or folder", path=path)
     for name, reader in readers().items():
         if reader.matches(Path(path)):
             return name
-    raise InputError(f"no known format; there are {', '.join(names())}", path=path)
+    if Path(path).is_file() and Path(path).suffix.lower() in TABLES:
+        plain.check(Path(path))
+        return plain.NAME
+    known = f"there are {', '.join(names())}; tables end in {', '.join(TABLES)}"
+    raise InputError(f"no known format; {known}", path=path)
 
 
 def read_records(
@@ -88,6 +99,15 @@ def read_split(
     reader = _reader(path, format)
     find = getattr(reader, "split", None)
     return {} if find is None else dict(find(Path(path), columns or {}))
+
+
+def read_unmapped(
+    path: str | Path, format: str | None = None, columns: Mapping[str, str] | None = None
+) -> Unmapped:
+    """The columns that the reader left out or guessed; none where the format fixes them."""
+    reader = _reader(path, format)
+    find = getattr(reader, "unmapped", None)
+    return Unmapped() if find is None else cast(Unmapped, find(Path(path), columns or {}))
 
 
 def _reader(path: str | Path, format: str | None) -> Reader:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 import warnings
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,13 @@ MOST_CELLS = 400_000_000  # of a dense matrix: 8,567 experts x 24,000 questions 
 SPARSEST = 2_000  # cells for each outcome in a matrix that is not small
 SMALL = 20_000_000
 LONGEST_LITERAL = 1_000_000
+
+
+class Unmapped(NamedTuple):
+    """Columns that no mapping names: those left out, and those taken for experts' scores."""
+
+    left_out: tuple[str, ...] = ()
+    guessed: tuple[str, ...] = ()
 
 
 class Reader(Protocol):
@@ -105,13 +113,21 @@ class Row:
             raise self.error(f"expected at least 0, got {value!r}", name)
         return value
 
-    def score(self, name: str) -> float | None:
-        """A number in [0, 1], None for "not observed"."""
+    def score(self, name: str, best: float | None = None) -> float | None:
+        """A number in [0, 1], None for "not observed".
+
+        ``best`` is the best possible score, which it is divided by; None where the format has no
+        mapping ``max_score``.
+        """
         value = self.number(name)
-        if value is not None and not 0 <= value <= 1:
+        if value is not None and not 0 <= value <= (best or 1):
             hint = "divide by the best possible score first"
-            raise self.error(f"expected a score in [0, 1], got {value!r}; {hint}", name)
-        return value
+            if best is not None:
+                hint = "if the best possible score is another, say so: --max-score 100"
+                hint += " (in Python columns={'max_score': '100'})"
+            shown = f"expected a score in [0, {best or 1:g}], got {value!r}"
+            raise self.error(f"{shown}; {hint}", name)
+        return value if value is None else value / (best or 1)
 
     def inner(self, name: str) -> Row:
         """The mapping in a field; raises InputError where there is something else."""
@@ -133,6 +149,8 @@ def number(value: Any, place: Place, field: str) -> float | None:
         found = math.nan
     if not math.isfinite(found):
         hint = "leave it empty where nothing was observed"
+        if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d*,\d+\s*", value):
+            hint = "write decimals with a point"
         raise place.error(f"expected a finite number, got {shown(value)}; {hint}", field)
     return found
 
@@ -346,10 +364,31 @@ def mapped(columns: Mapping[str, str], name: str, *defaults: str) -> tuple[str, 
     return (columns[name],) if name in columns else defaults
 
 
+def mapping_hint(field: str, column: str) -> str:
+    """How to say what a column holds, on the command line and in Python."""
+    return f"--map '{field}={column}' (in Python columns={{'{field}': '{column}'}})"
+
+
+def best_score(columns: Mapping[str, str], path: Path) -> float:
+    """The number mapped to ``max_score``, 1 by default; raises InputError for none above 0."""
+    given = columns.get("max_score", "1")
+    try:
+        value = float(given)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        message = f"expected the best possible score, a number above 0, got {given!r}"
+        raise InputError(message, path=path, field="max_score")
+    return value
+
+
 def check_mapping(columns: Mapping[str, str], allowed: tuple[str, ...], path: Path) -> None:
     """Raise InputError for a name in the column mapping that the format does not know."""
     for name in columns:
         if name not in allowed:
+            if name == "max_score":
+                message = "the format takes no best possible score; divide the scores first"
+                raise InputError(message, path=path, field=name)
             options = f"it knows {', '.join(allowed)}" if allowed else "it takes none"
             raise InputError(f"the format takes no column mapping {name!r}; {options}", path=path)
 

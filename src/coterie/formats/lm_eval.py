@@ -12,7 +12,8 @@ the reference, a generated filtered reply the answer.
 
 The score is the first of ``METRICS`` that a task's samples have, in the first of ``FILTERS``; a
 mapping says otherwise: ``columns={"metric": "acc_norm,exact_match", "filter": "flexible-extract",
-"text": "passage"}``. Costs and times are not in these files.
+"text": "passage"}``; ``max_score`` divides it, as BLEU up to 100 needs. Costs and times are not in
+these files.
 
 Source: github.com/EleutherAI/lm-evaluation-harness, lm_eval/evaluator.py (the sample's fields) and
 lm_eval/loggers/evaluation_tracker.py at 034ab03 (files and folders).
@@ -26,7 +27,14 @@ from pathlib import Path
 from typing import Any
 
 from coterie.errors import InputError
-from coterie.formats.base import Matrix, Row, check_mapping, clean
+from coterie.formats.base import (
+    Matrix,
+    Row,
+    best_score,
+    check_mapping,
+    clean,
+    mapping_hint,
+)
 from coterie.formats.tables import document, rows
 from coterie.records import Records
 
@@ -48,7 +56,7 @@ def matches(path: Path) -> bool:
 
 def read(path: Path, columns: Mapping[str, str]) -> Records:
     """The records; raises InputError for a task whose metric cannot be told."""
-    check_mapping(columns, ("metric", "filter", "text"), path)
+    check_mapping(columns, ("metric", "filter", "text", "max_score"), path)
     matrix = Matrix(path)
     for (folder, task), file in _newest(path).items():
         _task(matrix, file, task, _model(folder), columns)
@@ -95,7 +103,7 @@ def _task(matrix: Matrix, file: Path, task: str, model: str, columns: Mapping[st
             reference=sample.text("target"),
             same_text=not hashed,
         )
-        score = sample.score(metric)
+        score = sample.score(metric, best_score(columns, file))
         matrix.outcome(row, model, score, sample.place, text=_answer(sample))
 
 
@@ -123,7 +131,7 @@ def _metric(sample: Row, wanted: str | None) -> str:
     own = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
     if len(own) == 1 and not wanted and own[0] in sample:
         return own[0]
-    hint = f'name one: columns={{"metric": {own[0]!r}}}' if own else "are they log_samples?"
+    hint = f"name one: {mapping_hint('metric', own[0])}" if own else "are they log_samples?"
     there = ", ".join(own) or "unknown"
     message = f"none of {', '.join(options)} is there; the metrics are {there}"
     raise sample.error(f"{message}; {hint}")

@@ -9,16 +9,26 @@ Further fields, each optional: ``text``, ``category``, ``subject``, ``reference`
 a long table, ``cost``, ``latency``, ``prompt_tokens``, ``completion_tokens``, ``logprob``,
 ``propensity``, ``answer``. The mapping gives a field's column, for example ``columns={"query":
 "qid", "expert": "model", "score": "acc"}``; without it the usual names of ``USUAL`` are tried. A
-wide table without ids numbers its rows.
+wide table without ids numbers its rows. ``max_score`` is no column but the best possible score,
+which scores are divided by. Separators are commas, semicolons or tabs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 
 from coterie.errors import InputError
-from coterie.formats.base import Matrix, Row, check_mapping, tail
+from coterie.formats.base import (
+    Matrix,
+    Row,
+    Unmapped,
+    best_score,
+    check_mapping,
+    mapping_hint,
+    tail,
+)
 from coterie.formats.tables import TABLES, files, peek, rows
 from coterie.records import Records
 
@@ -41,6 +51,7 @@ USUAL: dict[str, tuple[str, ...]] = {
     "propensity": ("propensity",),
 }
 WIDE = ("scores", "costs", "answers")
+SHARED = ("query", "text", "category", "subject", "reference", "split")  # of both shapes
 AMOUNTS = ("cost", "latency", "prompt_tokens", "completion_tokens")
 
 
@@ -50,17 +61,46 @@ def matches(path: Path) -> bool:
     return bool(listed) and listed[0].suffix.lower() in TABLES and len(peek(path)) > 1
 
 
+def check(path: Path) -> None:
+    """Raise InputError that says why a file that should hold a table holds none."""
+    found = list(next(_rows(path)).values)
+    if len(found) < 2:
+        message = f"expected several columns, found {str(found)[:60]}"
+        raise InputError(f"{message}; commas, semicolons or tabs separate them", path=path)
+
+
 def read(path: Path, columns: Mapping[str, str]) -> Records:
     """The records; raises InputError that says which mapping is missing."""
-    check_mapping(columns, (*USUAL, *WIDE), path)
-    matrix = Matrix(path)
+    check_mapping(columns, (*USUAL, *WIDE, "max_score"), path)
+    matrix, best = Matrix(path), best_score(columns, path)
     for number, row in enumerate(_rows(path), start=1):
         where = fields(row, columns)
-        if "expert" in where and "scores" not in columns:
-            _long(matrix, row, where)
+        if _is_long(where, columns):
+            _long(matrix, row, where, best)
         else:
-            _wide(matrix, row, where, columns, number)
+            _wide(matrix, row, where, columns, number, best)
     return matrix.records()
+
+
+def unmapped(path: Path, columns: Mapping[str, str]) -> Unmapped:
+    """Columns of every file's first row that were left out or only guessed to be scores."""
+    left, guessed = dict[str, None](), dict[str, None]()
+    for file in files(path):
+        for row in islice(rows(file), 1):
+            where = fields(row, columns)
+            used = set(where.values())
+            if not _is_long(where, columns):
+                scores = _experts(row, where, columns.get("scores"))
+                used = {where[field] for field in SHARED if field in where}
+                used |= {*scores.values(), *_all_beside(scores, columns)}
+                guessed |= dict.fromkeys(() if "scores" in columns else scores)
+            left |= dict.fromkeys(name for name in map(str, row.values) if name not in used)
+    left.pop("", None)  # the index that pandas writes
+    return Unmapped(tuple(left), tuple(guessed))
+
+
+def _is_long(where: Mapping[str, str], columns: Mapping[str, str]) -> bool:
+    return "expert" in where and "scores" not in columns
 
 
 def split(path: Path, columns: Mapping[str, str]) -> dict[str, str]:
@@ -108,11 +148,11 @@ def _query(matrix: Matrix, row: Row, where: Mapping[str, str], id: str) -> int:
     )
 
 
-def _long(matrix: Matrix, row: Row, where: Mapping[str, str]) -> None:
+def _long(matrix: Matrix, row: Row, where: Mapping[str, str], best: float) -> None:
     for field in ("query", "score"):
         if field not in where:
             found = ", ".join(map(str, row.values))
-            hint = f'columns={{"{field}": ...}}'
+            hint = mapping_hint(field, "COLUMN")
             raise row.error(f"which column is the {field}? say {hint}; there are {found}")
     extras = {name: row.amount(where[name]) for name in AMOUNTS if name in where}
     if "logprob" in where:
@@ -122,7 +162,7 @@ def _long(matrix: Matrix, row: Row, where: Mapping[str, str]) -> None:
     matrix.outcome(
         _query(matrix, row, where, row.required(where["query"])),
         row.required(where["expert"]),
-        row.score(where["score"]),
+        row.score(where["score"], best),
         row.place,
         text=row.text(where["answer"]) if "answer" in where else None,
         **extras,
@@ -137,7 +177,12 @@ def _propensity(row: Row, name: str) -> float | None:
 
 
 def _wide(
-    matrix: Matrix, row: Row, where: dict[str, str], columns: Mapping[str, str], number: int
+    matrix: Matrix,
+    row: Row,
+    where: Mapping[str, str],
+    columns: Mapping[str, str],
+    number: int,
+    best: float,
 ) -> None:
     id = row.required(where["query"]) if "query" in where else str(number)
     index = _query(matrix, row, where, id)
@@ -147,20 +192,20 @@ def _wide(
         matrix.outcome(
             index,
             expert,
-            _wide_score(row, column, "scores" in columns),
+            _wide_score(row, column, best, "scores" in columns),
             row.place,
             text=row.text(answer) if answer else None,
             cost=row.amount(cost) if cost else None,
         )
 
 
-def _wide_score(row: Row, column: str, named: bool) -> float | None:
+def _wide_score(row: Row, column: str, best: float, named: bool) -> float | None:
     try:
-        return row.score(column)
+        return row.score(column, best)
     except InputError as error:
         if named:
             raise
-        hint = 'say which columns are scores: columns={"scores": "a,b"}'
+        hint = f"or say which columns are scores: {mapping_hint('scores', 'a,b')}"
         raise InputError(f"{error}; {hint}") from None
 
 
@@ -182,6 +227,12 @@ def _experts(row: Row, where: Mapping[str, str], scores: str | None) -> dict[str
         what = f"no column {missing[0]!r}" if missing else "no column holds scores"
         raise row.error(f"{what}; there are {', '.join(names[:20])}", "scores")
     return found
+
+
+def _all_beside(experts: Iterable[str], columns: Mapping[str, str]) -> list[str]:
+    """The columns of the experts' costs and answers."""
+    patterns = [columns[name] for name in ("costs", "answers") if name in columns]
+    return [pattern.replace("*", expert, 1) for pattern in patterns for expert in experts]
 
 
 def _beside(pattern: str | None, expert: str) -> str | None:

@@ -1,9 +1,11 @@
 """RouteLLM's benchmark responses: ``prompt`` and a True/False column for each of two models.
 
 CSV or Parquet, one file or a folder such as ``evals/mmlu/responses``; ``<model>_response`` columns
-hold answers. The format has no ids: a question is its file's name and its number in it (both models
-stand in one row). The file's name, without ``mmlu_`` and ``_responses``, is the category. MT-Bench
-judgements (scores of 1 to 10 in another layout) are not read.
+hold answers. Two models beside a prompt are no sign by themselves: the files are called
+``mmlu_<subject>`` or ``<set>_responses``, or hold a response of each model. The format has no ids:
+a question is its file's name and its number in it (both models stand in one row). The file's name,
+without ``mmlu_`` and ``_responses``, is the category. MT-Bench judgements (scores of 1 to 10 in
+another layout) are not read.
 
 Source: github.com/lm-sys/RouteLLM routellm/evals/mmlu/responses at c5e4ef6 and
 routellm/evals/gsm8k/gsm8k_responses.csv at c2ad693.
@@ -24,13 +26,16 @@ SUFFIXES = (*DELIMITED, *PARQUET)
 
 
 def matches(path: Path) -> bool:
-    """Whether there are a prompt, two models, and nothing else but their responses."""
+    """Whether there are a prompt, two models, nothing but their responses, and a sign of it."""
     listed = files(path, SUFFIXES)
     if not listed or listed[0].suffix.lower() not in SUFFIXES:
         return False
     found = peek(listed[0])
     models = _models(found)
-    return "prompt" in found and len(models) == 2 and found <= {"prompt", "", *_all(models)}
+    if "prompt" not in found or len(models) != 2 or not found <= {"prompt", "", *_all(models)}:
+        return False
+    named = listed[0].stem.startswith("mmlu_") or listed[0].stem.endswith("_responses")
+    return named or _all(models) <= found
 
 
 def read(path: Path, columns: Mapping[str, str]) -> Records:

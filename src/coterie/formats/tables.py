@@ -36,7 +36,7 @@ def rows(path: Path) -> Iterator[Row]:
     """The records of one file, by its suffix; raises InputError for a suffix or content unknown."""
     suffix = path.suffix.lower()
     if suffix in DELIMITED:
-        yield from _delimited(path, "\t" if suffix == ".tsv" else ",")
+        yield from _delimited(path)
     elif suffix in LINES:
         yield from _json_lines(path)
     elif suffix in PARQUET:
@@ -47,11 +47,20 @@ def rows(path: Path) -> Iterator[Row]:
         raise InputError(f"expected one of {', '.join(TABLES)}", path=path)
 
 
-def _delimited(path: Path, delimiter: str) -> Iterator[Row]:
+def _delimiter(path: Path, header: str) -> str:
+    """A comma, a tab in .tsv; where the header has none of it, a semicolon or the other."""
+    usual = "\t," if path.suffix.lower() == ".tsv" else ",\t"
+    known = (mark for mark in (usual[0], ";", usual[1]) if mark in header)
+    return next(known, usual[0])
+
+
+def _delimited(path: Path) -> Iterator[Row]:
     limit = csv.field_size_limit(LONGEST)
     number = 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
+            delimiter = _delimiter(path, file.readline(HEAD))
+            file.seek(0)
             reader = csv.reader(file, delimiter=delimiter, strict=True)
             header = _header(next(reader, []), path)
             for fields in reader:
@@ -64,12 +73,21 @@ def _delimited(path: Path, delimiter: str) -> Iterator[Row]:
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}", path=path) from None
     except UnicodeDecodeError as error:
-        message = f"not UTF-8 ({error.reason}); save the file as UTF-8"
-        raise InputError(message, path=path, line=number + 1) from None
+        message = f"not UTF-8 ({error.reason}), perhaps Latin-1; save the file as UTF-8"
+        raise InputError(message, path=path, line=_undecodable(path)) from None
     except csv.Error as error:
         raise InputError(f"not CSV: {error}", path=path, line=number + 1) from None
     finally:
         csv.field_size_limit(limit)
+
+
+def _undecodable(path: Path) -> int | None:
+    """The first line that is not UTF-8."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.decode("utf-8", "ignore").encode() != line:
+                return number
+    return None
 
 
 def _header(names: list[str], path: Path) -> list[str]:
@@ -157,7 +175,7 @@ def peek(path: Path) -> frozenset[str]:
         return frozenset()
     try:
         return _peek(listed[0])
-    except (InputError, OSError, ValueError, StopIteration, RecursionError):
+    except (InputError, OSError, ValueError, StopIteration, RecursionError, csv.Error):
         return frozenset()
 
 
@@ -167,7 +185,7 @@ def _peek(path: Path) -> frozenset[str]:
     if path.suffix.lower() in DELIMITED:
         with path.open(encoding="utf-8-sig", newline="") as file:
             line = file.readline(HEAD)
-        return frozenset(next(csv.reader([line], delimiter="\t" if "\t" in line else ",")))
+        return frozenset(next(csv.reader([line], delimiter=_delimiter(path, line))))
     with path.open("rb") as head:
         text = head.read(HEAD).decode("utf-8-sig", "ignore")
     start = text.find("{")

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse.csgraph import connected_components
 
-from coterie.lint.base import Finding, listed, pairwise_records
+from coterie.lint.base import SHOWN, Finding, listed, pairwise_records
 from coterie.lint.specialists import ENOUGH, specialists
 from coterie.records import Records
 from coterie.types import FloatArray, IntArray
@@ -75,14 +75,14 @@ def misaligned(records: Records) -> Finding | None:
     strange = accused(records, fit, fit.strange, special)
     if not strange.size:
         return stretches(records, fit) or _low(records, fit)
-    told = [_told(records, fit, int(expert)) for expert in strange[:20]]
-    more = f" and {len(strange) - 20} more" if len(strange) > 20 else ""
+    told = [_told(records, fit, int(expert)) for expert in strange[:SHOWN]]
+    more = f" and {len(strange) - SHOWN:,} more" if len(strange) > SHOWN else ""
     message = (
         f"{len(strange)} of {len(records.experts)} experts do not follow the others from question "
-        f"to question: correlation {'; '.join(told[:5])}{more}, where {fit.usual:.2f} is usual; "
+        f"to question: correlation {'; '.join(told)}{more}, where {fit.usual:.2f} is usual; "
         "their rows may be in another order (join by id, not by position), or they guess."
     )
-    return Finding("misaligned", message, len(strange), tuple(told[:5]))
+    return Finding("misaligned", message, len(strange), tuple(told))
 
 
 def accused(records: Records, fit: Fit, strange: IntArray, special: IntArray) -> IntArray:
@@ -176,12 +176,14 @@ def stretches(records: Records, whole: Fit) -> Finding | None:
             told.setdefault(name, f"{name} {value:.2f} in {where}")
     if not told:
         return None
+    some = tuple(told.values())[:3]
+    more = f" and {len(told) - len(some):,} more" if len(told) > len(some) else ""
     message = (
         "Scores follow the other experts' only in a part of the questions: correlation "
-        f"{'; '.join(list(told.values())[:3])}; a row may be missing or doubled in the middle "
-        "(join by id, not by position)."
+        f"{'; '.join(some)}{more}; a row may be missing or doubled in the middle (join by id, not "
+        "by position)."
     )
-    return Finding("misaligned", message, len(told), tuple(told)[:5])
+    return Finding("misaligned", message, len(told), some)
 
 
 def _span(rows: IntArray) -> str:

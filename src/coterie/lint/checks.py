@@ -82,13 +82,12 @@ def missing_cost(records: Records) -> Finding | None:
     count, total = int(missing.sum()), int(records.observed.sum())
     if count == 0:
         return None
-    without = np.asarray(missing.any(0))
-    examples = tuple(e for e, bad in zip(records.experts, without.tolist(), strict=True) if bad)
-    where = "No cost is recorded"
+    where, some = "No cost is recorded", np.flatnonzero(missing.any(0))[:SHOWN]
     if count < total:
         where = f"{count:,} of {total:,} scores ({count / total:.1%}) have no cost"
     message = f"{where}; savings cannot be told without it, give prices in the pool or costs here."
-    return Finding("missing cost", message, count, examples[:SHOWN])
+    examples = tuple(records.experts[e] for e in some) if count < total else ()
+    return Finding("missing cost", message, count, examples)
 
 
 # texts
@@ -118,8 +117,8 @@ def duplicates(records: Records, twins: Twins) -> Finding | None:
     spare = len(rows) - len(groups)
     message = (
         f"{spare:,} of {len(records):,} questions ({spare / len(records):.1%}) repeat another word "
-        f"for word, {torn:,} of {len(groups):,} with other scores; keep one of each, or keep them "
-        "in one fold."
+        f"for word, {torn:,} of {len(groups):,} with other scores; `evaluate` keeps them in one "
+        "fold, a split of your own should too, and each of them counts."
     )
     return Finding("duplicates", message, spare, _pairs(records, groups))
 
@@ -132,7 +131,8 @@ def near_duplicates(records: Records, twins: Twins) -> Finding | None:
     spare = sum(len(group) - 1 for group in groups)
     message = (
         f"{spare:,} of {len(twins.first):,} different questions nearly repeat another (at least "
-        f"{ALIKE:.0%} of the rarer character sequences shared); keep them in one fold."
+        f"{ALIKE:.0%} of the rarer character sequences shared); folds keep together only what is "
+        "equal."
     )
     return Finding("near duplicates", message, spare, _pairs(records, groups))
 

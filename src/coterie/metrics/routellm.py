@@ -1,8 +1,8 @@
 """RouteLLM's metrics for a weak and a strong expert (Ong et al. 2024, arXiv 2406.18665).
 
 ``weak`` and ``strong`` are scores per query, ``preference`` is larger where the strong expert is
-wanted more; only its order counts. Queries without a score of both (NaN) are left out. Where none is
-left, or a preference is NaN, InputError is raised.
+wanted more; only its order counts. Queries without a score of both (NaN) are left out. Where none
+is left, or a preference is NaN, InputError is raised.
 
 ``folds`` numbers the fit that each preference comes from. Preferences of different fits are not put
 in one order: every fold has its own thresholds and gives the strong expert the same share of its

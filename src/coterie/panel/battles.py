@@ -123,7 +123,7 @@ class BattlePanel:
         return {"schema": 1, "data": data, "battles": [row.to_dict() for row in self.rows]}
 
 
-def pairwise(records: Records) -> bool:
+def is_pairwise(records: Records) -> bool:
     """Whether there are more than two experts and no query was answered by more than two."""
     answered = records.observed.sum(axis=1)
     return len(records.experts) > 2 and int(answered.max(initial=0)) == 2

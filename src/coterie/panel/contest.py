@@ -10,6 +10,7 @@ from coterie.answers import Extractor, whole
 from coterie.errors import CoterieError, InputError
 from coterie.evaluation import complete
 from coterie.panel.baselines import baselines, bounds
+from coterie.panel.battles import is_pairwise
 from coterie.panel.comparing import compare
 from coterie.panel.setting import Setting
 from coterie.panel.sweeps import Curve, PairMetrics, pair_metrics, sweep
@@ -59,10 +60,17 @@ def judge(
     Raises
     ------
     InputError
-        Where nothing is left to judge, names repeat, ``default`` is no entrant, or there are fewer
-        queries than folds.
+        Where nothing is left to judge, records are pairwise (``judge_battles`` is for those), names
+        repeat, ``default`` is no entrant, or there are fewer queries than folds.
     """
     _check(entrants, default)
+    if is_pairwise(records) and not keep:
+        message = (
+            f"every query compares two of {len(records.experts)} experts, so no expert answered "
+            "most of them; judge_battles and coterie evaluate judge the battles, and keep=[a, b] "
+            "the queries on which a met b"
+        )
+        raise InputError(message, field="records")
     judged = complete(records, keep=keep)
     setting = Setting.make(judged, folds, seed, extract)
     notes = _notes(setting)

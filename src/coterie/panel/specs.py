@@ -14,12 +14,14 @@ from coterie.aggregators import Weighted
 from coterie.answers import Extractor
 from coterie.compositions import recruit
 from coterie.errors import InputError
+from coterie.panel.battles import BASE
 from coterie.panel.contest import DEFAULT
 from coterie.panel.trials import Entrant
 from coterie.plugins import load, names
 from coterie.policies import Policy
 from coterie.records import Records
 from coterie.routers.base import Router, mean_or
+from coterie.routers.preference import Preference
 
 YARDSTICKS = ("always", "best-single", "oracle", "random")  # routers that are rows anyway
 SEEDS = (1 << 32) - 1  # the largest that every library takes
@@ -149,6 +151,15 @@ def _check_value(value: Any, annotation: Any, name: str, key: str) -> None:
         return
     expected = " or ".join(PLAIN[kind][0] for kind in kinds)
     raise InputError(f"expected {expected}, got {value!r}", field=field)
+
+
+def ranking_entrants(routers: str, encoder: str) -> list[Entrant]:
+    """Every registered router that ranks experts but ``bradley-terry``, and those named, once."""
+    known = (name for name in names("routers") if issubclass(load("routers", name), Preference))
+    asked = "" if routers.strip() == "all" else routers
+    specs = {spec.text: spec for spec in parse_specs(",".join([*known, asked]))}
+    specs.pop(BASE, None)
+    return [Entrant(spec.text, router_factory(spec, encoder)) for spec in specs.values()]
 
 
 def make_entrants(

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 
 from rich.console import Console, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from coterie.metrics.calibration import brier, ece
+from coterie.metrics.intervals import Interval
 from coterie.metrics.selection import selection_entropy
+from coterie.panel.battles import BASE, COIN, BattlePanel
 from coterie.panel.values import Difference, Panel, PanelRow
 
 READS = {"nothing": "-", "every answer": "answers", "the reference": "reference"}
@@ -32,11 +35,55 @@ def show(panel: Panel, out: Console, group_by: str | None = None) -> None:
         out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+def show_battles(panel: BattlePanel, out: Console) -> None:
+    """Print the table of rankings, then the verdict."""
+    out.print(battle_table(panel))
+    out.print()
+    for line in battle_verdict(panel):
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def battle_table(panel: BattlePanel) -> Table:
+    """Rankings: log loss a battle, accuracy, and the differences from Bradley-Terry's."""
+    size = f"{len(panel.records):,} battles ({panel.ties:,} ties)"
+    title = f"{size}, {len(panel.records.experts)} experts, {panel.folds}-fold; against {BASE}"
+    columns = ("log loss", "difference", "p", "accuracy", "points")
+    table = _table(f"{title} [95 %]", "ranking", columns)
+    for row in panel.rows:
+        value, low, high = row.versus[:3]
+        itself, known = row.name == BASE, not math.isnan(row.accuracy.value)
+        table.add_row(
+            Text(row.name),
+            f"{row.log_loss.value:.4f}",
+            "" if itself else f"{value:+.4f}\n[{low:+.4f},{high:+.4f}]",
+            "" if itself else _p(row.versus.adjusted),
+            _score(row.accuracy.value),
+            "" if itself or not known else _gain(row.versus_accuracy).replace(" ", "\n"),
+        )
+    return table
+
+
+def battle_verdict(panel: BattlePanel) -> list[str]:
+    """Plain sentences: whose log loss is below Bradley-Terry's, and what was left out."""
+    rivals = [row for row in panel.rows if row.name not in (COIN, BASE)]
+    better = "; ".join(row.name for row in rivals if panel.beats(row)) or "none"
+    one = f"of {len(rivals)} rankings beat the one for all queries ({BASE}) in log loss "
+    lines = [f"{one}(Holm-corrected): {better}"]
+    if panel.queries_left_out:
+        lines.append(f"left out: {panel.queries_left_out:,} questions without two scores")
+    return lines + [f"note: {note}" for note in panel.notes]
+
+
+def _score(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"
+
+
 def _table(title: str, first: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
+    """An empty table; names are ``Text``, since square brackets in them are no markup."""
+    table = Table(title=Text(title), title_justify="left", box=None, padding=(0, 1, 0, 0))
     table.add_column(first, overflow="fold", max_width=28)
     for name in columns:
-        table.add_column(name, justify="right")
+        table.add_column(Text(name), justify="right")
     return table
 
 
@@ -49,7 +96,7 @@ def main_table(panel: Panel) -> Table:
     for row in panel.rows:
         itself = row.name == "best single"
         table.add_row(
-            row.name,
+            Text(row.name),
             READS.get(row.reads, row.reads),
             f"{row.quality.value:.3f}",
             "" if itself else _gain(row.versus),
@@ -69,7 +116,7 @@ def router_table(panel: Panel) -> Table:
     for row in (r for r in panel.rows if r.kind == "router"):
         moved, closed = panel.switching(row), panel.closed(row)
         table.add_row(
-            row.name,
+            Text(row.name),
             "" if row.matched is None else _gain(row.matched),
             "" if moved is None else f"{moved['share']:.0%}",
             "" if moved is None else f"{100 * moved['gain']:+.1f}",
@@ -89,7 +136,7 @@ def curve_table(panel: Panel) -> Table:
     for name, curve in panel.curves.items():
         means = (curve.aiq, curve.zero_aiq, curve.aiq_as_released)
         others = (curve.qnc, curve.area, curve.area_half, curve.peak)
-        table.add_row(name, *(f"{value:.3f}" for value in (*means, *others)))
+        table.add_row(Text(name), *(f"{value:.3f}" for value in (*means, *others)))
     return table
 
 
@@ -103,7 +150,7 @@ def pair_table(panel: Panel) -> Table:
         thresholds = (pair.cpt_20, pair.cpt_50, pair.cpt_80)
         means = (pair.apgr, pair.apgr_pooled, pair.apgr_as_released)
         areas = (f"{value:.3f}" for value in means)
-        table.add_row(name, *areas, *(f"{value:.1%}" for value in thresholds))
+        table.add_row(Text(name), *areas, *(f"{value:.1%}" for value in thresholds))
     return table
 
 
@@ -117,7 +164,7 @@ def group_table(panel: Panel, by: str) -> Table:
     table = _table(f"mean score by {by}", by, ("n", *(r.name for r in rows)))
     for name, numbers in panel.groups(by).items():
         means = (f"{row.scores[numbers].mean():.3f}" for row in rows)
-        table.add_row(name, str(len(numbers)), *means)
+        table.add_row(Text(name), str(len(numbers)), *means)
     return table
 
 
@@ -159,7 +206,7 @@ def _others(panel: Panel, rivals: Sequence[PanelRow]) -> str:
     return f"of {len(rivals)} other routers beat best single (Holm-corrected): {'; '.join(better)}"
 
 
-def _gain(difference: Difference) -> str:
+def _gain(difference: Difference | Interval) -> str:
     value, low, high = (100 * x for x in difference[:3])
     return f"{value:+.1f} [{low:+.1f},{high:+.1f}]"
 
