@@ -89,7 +89,7 @@ def test_a_pool_file_that_is_wrong_is_named_with_its_key(
         (("answer", "pool.toml", "none.jsonl", "--router", "router"), "none.jsonl: cannot be read"),
         (("answer", "pool.toml", "questions.jsonl", "--router", "none"), "none"),
         (("answer", "pool.toml", "questions.jsonl"), "names no [router] and --router is not given"),
-        (("fit", "none", "-o", "x"), "none/queries.parquet: cannot be read"),
+        (("fit", "none", "-o", "x"), "none: no such folder; `coterie records import"),
         (("fit", "none", "-o", "x", "--router", "skils"), "called 'skils'; did you mean 'skills'?"),
         (("route", "what?", "--router", "none"), "none"),
         (("route", " ", "--router", "router"), "the question is empty; give its text or pipe it"),

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,9 +19,9 @@ from ray_world import Noted
 from coterie.answers import whole
 from coterie.config import make_composition, read_config
 from coterie.drivers import actors
-from coterie.drivers.actors import PROCESS, RayExpert, Recipe, import_ray
+from coterie.drivers.actors import PROCESS, RayExpert, Recipe, Replica, import_ray
 from coterie.drivers.batch import Progress, Result, answer_all
-from coterie.drivers.distributed import Node, distribute
+from coterie.drivers.distributed import Node, connected, distribute
 from coterie.errors import CoterieError, ExpertError, InputError
 from coterie.experts.base import Expert
 from coterie.experts.function import FunctionExpert
@@ -153,7 +154,7 @@ def test_a_killed_worker_costs_only_the_calls_it_had(tmp_path: Path, ray: Any) -
     killed: list[int] = []
 
     def kill(progress: Progress) -> None:
-        if progress.calls == 20 and not killed:
+        if remote["a"].pids and not remote["a"].idle and progress.calls >= 20 and not killed:
             killed.extend(remote["a"].pids)
             os.kill(killed[0], signal.SIGKILL)
 
@@ -357,6 +358,11 @@ def test_an_expert_is_made_anew_from_what_its_constructor_took(monkeypatch: Any)
     assert (made.options, made.name) == ({"choices": "AB"}, "a")
 
 
+def test_another_file_on_a_node_is_refused(tmp_path: Path) -> None:
+    replica = Replica(Recipe.of(noted(tmp_path, "a")["a"]))
+    assert asyncio.run(replica.load(99)) == {"error": "100 bytes on the node, expected 99"}
+
+
 class Forgetful(Noted):
     def __init__(self, name: str, secret: int) -> None:
         super().__init__(name, "log")
@@ -373,6 +379,16 @@ def test_without_ray_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(CoterieError, match=r"pip install 'coterie\[ray\]'"):
         import_ray()
+
+
+def test_a_cluster_that_is_not_there_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = SimpleNamespace(is_initialized=lambda: False)
+    monkeypatch.setitem(sys.modules, "ray", absent)
+    with (
+        pytest.raises(CoterieError, match=r"no Ray cluster at '127\.0\.0\.1:1'.*--head"),
+        connected("127.0.0.1:1"),
+    ):
+        pass
 
 
 def test_replicas_need_a_cluster(tmp_path: Path) -> None:

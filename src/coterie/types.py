@@ -64,8 +64,9 @@ class Query:
     @property
     def text(self) -> str:
         """What routers read: the contents of the user messages, one below the other."""
-        users = (m for m in self.messages if m.get("role") == "user")
-        return "\n".join(str(m.get("content", "")) for m in users)
+        return "\n".join(
+            [str(m.get("content", "")) for m in self.messages if m.get("role") == "user"]
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,7 @@ def import_records(
     split. With --strict nothing is written where a finding is serious: misaligned, leak,
     duplicates, no text, constant experts.
 
-    Example: coterie records import results.csv -o records --map text=question
+    Example: coterie records import results.csv -o imported --map text=question
     """
     from coterie import formats
     from coterie.lint import lint

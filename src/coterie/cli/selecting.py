@@ -203,7 +203,7 @@ def _show(facts: dict[str, Any]) -> None:
     """Print frontier, choice, mapping, values and gain for people."""
     from rich.console import Console
 
-    out = Console(highlight=False)
+    out = Console(highlight=False, emoji=False)
     if "frontier" in facts:
         out.print(_frontier_table(facts["frontier"]))
     if "sizes" in facts:

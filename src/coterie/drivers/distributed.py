@@ -9,6 +9,7 @@ and the other way round. Ray is needed where a function here is called, not for 
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from coterie.experts.openai import OpenAIExpert
 from coterie.pool import Pool
 
 OBJECTS = 100 * 2**20  # bytes of a local instance's object store: completions are small
+KNOCK = 10.0  # seconds for a cluster to be reached
 
 
 @contextmanager
@@ -40,8 +42,9 @@ def connected(address: str) -> Iterator[Any]:
     if address == "local":
         quiet |= {"include_dashboard": False, "object_store_memory": OBJECTS}
     try:
+        _knock(address)
         ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         why = str(error).partition("\n")[0]
         message = f"no Ray cluster at {address!r}: {why}; start one with: ray start --head"
         raise CoterieError(message) from None
@@ -49,6 +52,13 @@ def connected(address: str) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens at ``host:port``: Ray itself tries for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), KNOCK).close()
 
 
 @contextmanager

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from coterie.errors import InputError
-from coterie.formats import plain
 from coterie.formats.base import Reader, Unmapped
+from coterie.formats.plain import NAME as ANY_TABLE
+from coterie.formats.plain import check as check_table
 from coterie.formats.tables import TABLES
 from coterie.records import Records
 
@@ -62,8 +63,8 @@ def detect(path: str | Path) -> str:
         if reader.matches(Path(path)):
             return name
     if Path(path).is_file() and Path(path).suffix.lower() in TABLES:
-        plain.check(Path(path))
-        return plain.NAME
+        check_table(Path(path))
+        return ANY_TABLE
     known = f"there are {', '.join(names())}; tables end in {', '.join(TABLES)}"
     raise InputError(f"no known format; {known}", path=path)
 

@@ -51,7 +51,7 @@ def distinct(quality: FloatArray) -> Distinct:
 def residual(logits: FloatArray, quality: FloatArray, weight: FloatArray) -> NDArray[np.float32]:
     """Gradient of the mean masked cross-entropy by the logits, same shape."""
     seen = ~np.isnan(quality)
-    error = np.where(seen, sigmoid(logits) - np.nan_to_num(quality), 0.0) * weight
+    error = np.where(seen, sigmoid(logits) - quality, 0.0) * weight
     return (error / max(float((seen * weight).sum()), 1.0)).astype(np.float32)
 
 

@@ -272,10 +272,16 @@ class RouterEvalKNN(Baseline):
         return softmax_chances(self.expect(vectors))
 
     def _neighbours(self, vectors: Weights) -> IntArray:
-        """Rows of the k nearest recorded queries in any order, shape (queries, k)."""
+        """Rows of the k nearest recorded queries, nearest first, shape (queries, k)."""
         count = len(self.vectors_)
         if self.k >= count:
             return np.tile(np.arange(count), (len(vectors), 1))
-        near = np.rint((vectors @ self.vectors_.T) * np.float32(GRAIN)).astype(np.int64)
-        keys = np.arange(count) - near * count  # unique: the nearer first, then the earlier
-        return np.argpartition(keys, self.k - 1, axis=1)[:, : self.k]
+        near = vectors @ self.vectors_.T
+        near *= np.float32(GRAIN)
+        np.rint(near, out=near)
+        least = np.partition(near, count - self.k, axis=1)[:, [count - self.k]]
+        query, row = np.nonzero(near >= least)  # k a query, and those that tie with the last
+        order = np.lexsort((row, -near[query, row], query))
+        first = np.searchsorted(query, np.arange(len(near)))
+        found: IntArray = row[order][first[:, None] + np.arange(self.k)]
+        return found
