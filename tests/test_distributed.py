@@ -282,8 +282,9 @@ def test_baselines_judged_on_ray_are_those_judged_here(ray: Any) -> None:
     world = World(experts=20, items=100, skills=3, dim=8)
     matrix = ScoreMatrix(world.scores())
     groups, parts = candidate_groups(matrix, [3]), split_rows(["one"] * 100)
-    here = judge_baselines(matrix, world.vectors(), groups, parts)
-    there = judge_on_ray("local", matrix, world.vectors(), groups, parts)
+    quick: dict[str, Any] = {"routers": ("routereval-linear", "routereval-knn"), "seed": 3}
+    here = judge_baselines(matrix, world.vectors(), groups, parts, **quick)
+    there = judge_on_ray("local", matrix, world.vectors(), groups, parts, **quick)
     assert [timeless(cell) for cell in there] == [timeless(cell) for cell in here]
 
 

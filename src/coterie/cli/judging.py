@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -215,13 +216,21 @@ def _report(
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on stderr over folds and routers."""
+    """A bar on stderr over folds and routers; a line twice a minute where that is no terminal."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import Progress
 
     console = Console(stderr=True)
+    shown = time.monotonic()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
         task = bars.add_task("baselines", total=None)
-        yield lambda name, done, total: bars.update(
-            task, description=name[:40], completed=done, total=total
-        )
+
+        def report(name: str, done: int, total: int) -> None:
+            nonlocal shown
+            bars.update(task, description=escape(name[:40]), completed=done, total=total)
+            if not console.is_terminal and time.monotonic() - shown > 30:
+                shown = time.monotonic()
+                console.print(f"{done} of {total} fits, {name}", markup=False, highlight=False)
+
+        yield report

@@ -6,6 +6,8 @@ import time
 from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
+
 from coterie.answers import Extractor, whole
 from coterie.errors import CoterieError, InputError
 from coterie.evaluation import complete
@@ -122,11 +124,22 @@ def _check(entrants: Sequence[Entrant], default: str | None) -> None:
         raise InputError(f"no entrant is called {default!r}", field="default")
 
 
+def _without_costs(setting: Setting) -> str:
+    """Whose costs are missing, and what follows."""
+    seen = ~np.isnan(setting.records.cost)
+    shares = zip(setting.records.experts, seen.mean(axis=0), strict=True)
+    unknown = [expert for expert, share in shares if share < 0.99]
+    whose = f"the costs of {', '.join(unknown)} are not known"
+    if not seen.any() or not unknown:
+        whose = "the records hold no costs"
+    return f"{whose}: no costs, no curves, ties go by order, and policies see quality alone"
+
+
 def _notes(setting: Setting) -> list[str]:
     """What cannot be shown for want of data."""
     notes = []
     if not setting.has_costs:
-        notes.append("the records hold no costs: no costs, no curves, and ties go by order")
+        notes.append(_without_costs(setting))
     if setting.codes is None:
         notes.append("the records hold no answers: no static vote")
     if not any(setting.records.categories):

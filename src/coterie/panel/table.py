@@ -16,6 +16,7 @@ from coterie.panel.battles import BASE, COIN, BattlePanel
 from coterie.panel.values import Difference, Panel, PanelRow
 
 READS = {"nothing": "-", "every answer": "answers", "the reference": "reference"}
+POWERLESS = 0.005  # between the oracle and its null
 SHOWN = 4  # routers with a column in the table by category
 
 
@@ -180,7 +181,7 @@ def verdict(panel: Panel) -> list[str]:
     oracle, null = panel["oracle"].quality.value, panel["additive-null oracle"].quality.value
     lines.append(
         f"oracle {oracle:.3f}; if experts differed in ability alone, so that nothing could be "
-        f"routed, luck would still give an oracle {null:.3f}"
+        f"routed, luck would still give an oracle {null:.3f}{_power(oracle - null)}"
     )
     if panel.left_out:
         lines.append(f"left out, observed too seldom: {', '.join(panel.left_out)}")
@@ -199,11 +200,19 @@ def _sentence(panel: Panel, row: PanelRow) -> str:
     return f"{name} does not beat best single (p {equals}{p}): {_gain(row.versus)} points"
 
 
+def _power(beyond: float) -> str:
+    """What a small gap between the oracle and its null means."""
+    if beyond > POWERLESS:
+        return ""
+    return "; with so little between them this says nothing about what can be routed here"
+
+
 def _others(panel: Panel, rivals: Sequence[PanelRow]) -> str:
     better = [row.name for row in rivals if panel.beats(row)]
     if not better:
         return f"of {len(rivals)} other routers none beats best single (Holm-corrected)"
-    return f"of {len(rivals)} other routers beat best single (Holm-corrected): {'; '.join(better)}"
+    share = f"{len(better)} of {len(rivals)} other routers"
+    return f"{share} beat best single (Holm-corrected): {'; '.join(better)}"
 
 
 def _gain(difference: Difference | Interval) -> str:
