@@ -43,7 +43,7 @@ def test_a_run_killed_again_and_again_ends_like_an_unbroken_one(tmp_path: Path) 
     assert process.returncode == 0
     assert kills >= 3
     repeated = len(project.calls()) - len(set(project.calls()))
-    assert repeated <= 20 * kills  # two slots in flight, and what 20 ms had answered
+    assert repeated <= 40 * kills  # two slots in flight, and what 50 ms had answered
     assert set(project.calls()) == set(whole.calls())
     assert project.answers() == whole.answers()
 
@@ -155,7 +155,7 @@ def test_a_run_killed_at_a_hundred_moments_loses_nothing_and_repeats_little(tmp_
     assert facts["journaled_asked_again"] == 0
     assert (tmp_path / "resumed.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
     assert facts["distinct"] == len((tmp_path / "whole.log").read_text().split()) == 1400
-    assert facts["repeated"] <= 100 * 60  # four in flight, and what 20 ms had answered
+    assert facts["repeated"] <= 100 * 100  # four in flight, and what 50 ms had answered
 
 
 def test_a_capped_run_says_what_is_left_and_a_higher_cap_answers_it(tmp_path: Path) -> None:

@@ -84,7 +84,8 @@ class Journal:
         try:
             with self._explained():
                 self._open(header)
-            self._uncommitted = 0
+            self._waiting: list[tuple[int, int, int, Call, Completion]] = []
+            self._in_transaction = False
             self.begin()
         except BaseException:
             self._db.close()
@@ -187,6 +188,7 @@ class Journal:
         """
         found: Found = [None] * len(calls)
         try:
+            self._write()
             for place, digest, *values in self._db.execute(FIND, (query, step)):
                 if place >= len(calls) or (check and calls[place].digest() != digest):
                     raise ResumeError(
@@ -207,20 +209,14 @@ class Journal:
         Later rounds of the query were built on a failure of this call, if there are any: they are
         dropped. (Where it fails again they still stand, and nothing is asked twice.)
         """
-        row = (query, step, place, call.digest(), *_values(completion))
-        try:
-            self._begin()
-            if self._failed:
-                self._db.execute("DELETE FROM completions WHERE query=? AND step>?", (query, step))
-            self._insert(ADD, row)
-            if self._uncommitted >= GROUP:
-                self.commit()
-        except (sqlite3.Error, OSError) as error:
-            raise self._ours(error) from None
+        self._waiting.append((query, step, place, call, completion))
+        if len(self._waiting) >= GROUP:
+            self.commit()
 
     def add_failure(self, query: int, step: int, place: int, completion: Completion) -> bool:
         """Journal that a call failed; False where it failed in an earlier run already."""
         with self._explained():
+            self._write()
             self._begin()
             key = (query, step, place)
             known = self._db.execute(
@@ -231,31 +227,50 @@ class Journal:
         return known is None
 
     def _begin(self) -> None:
-        if not self._uncommitted:
+        if not self._in_transaction:
             self._db.execute("BEGIN")
-        self._uncommitted += 1
+            self._in_transaction = True
+
+    def _write(self) -> None:
+        """Put what was added into the transaction: together, since one by one takes longer."""
+        if not self._waiting:
+            return
+        self._begin()
+        if self._failed:
+            keys = [(query, step) for query, step, *_ in self._waiting]
+            self._db.executemany("DELETE FROM completions WHERE query=? AND step>?", keys)
+        rows = [(*key, call.digest(), *_values(made)) for *key, call, made in self._waiting]
+        try:
+            self._db.executemany(ADD, rows)
+        except UnicodeEncodeError:  # half a surrogate pair is not UTF-8
+            for row in rows:
+                self._insert(ADD.replace("INSERT", "INSERT OR REPLACE"), row)
+        self._waiting.clear()
 
     def _insert(self, statement: str, row: tuple[Any, ...]) -> None:
         try:
             self._db.execute(statement, row)
-        except UnicodeEncodeError:  # half a surrogate pair is not UTF-8
+        except UnicodeEncodeError:
             self._db.execute(statement, (*row[:4], *map(_as_bytes, row[4:])))
 
     def commit(self) -> None:
         """Make everything so far safe from a kill."""
-        if self._uncommitted:
-            self._uncommitted = 0
-            with self._explained():
+        with self._explained():
+            self._write()
+            if self._in_transaction:
                 self._db.execute("COMMIT")
+                self._in_transaction = False
 
     def count(self) -> int:
         """How many completions are journaled."""
         with self._explained():
+            self._write()
             return self._number("SELECT count(*) FROM completions")
 
     def totals(self) -> tuple[int, float]:
         """How many completions are journaled, and what they cost together."""
         with self._explained():
+            self._write()
             row = self._db.execute("SELECT count(*), total(cost) FROM completions").fetchone()
         return int(row[0]), float(row[1])
 

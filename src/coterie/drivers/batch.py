@@ -31,7 +31,7 @@ from coterie.types import Answer, Call, Completion, Decision, Query, Seed
 
 PATIENCE = 5  # failures of one expert in a row that stop the run
 WINDOW = 20_000  # conversations in memory
-COMMIT = 0.02  # seconds that a completion may wait for others to be committed with it
+COMMIT = 0.05  # seconds that a completion may wait for others to be committed with it
 BREATH = 1_000  # conversations that begin before others get a turn
 
 
@@ -292,6 +292,7 @@ class _Batch:
         self.freed = asyncio.Event()  # one of them is done
         self.wave: asyncio.TaskGroup | None = None
         self.committing = False
+        self.unkept: CoterieError | None = None
         self.moving = asyncio.Lock()  # moves are made in the order in which they were booked
 
     async def run(self) -> None:
@@ -301,6 +302,8 @@ class _Batch:
             async with asyncio.TaskGroup() as self.wave:
                 await self._pass(waiting)
             self.wave = None
+        if self.journal is not None:
+            self.journal.commit()
         self.progress.left = self.progress.questions - self.progress.answered
 
     async def _admit_all(self) -> None:
@@ -333,8 +336,11 @@ class _Batch:
 
     def _commit(self) -> None:
         self.committing = False
-        if self.journal is not None:
-            self.journal.commit()
+        try:
+            if self.journal is not None:
+                self.journal.commit()
+        except CoterieError as error:  # nobody hears a timer: the next completion raises it
+            self.unkept = error
 
     def _waiting(self) -> list[str]:
         """Backends with pending calls: those in memory first, then by the length of the queue."""
@@ -520,6 +526,8 @@ class _Batch:
             self.journal.add(current.position, current.step, place, call, completion)
             self._commit_soon()
         self.progress.waiting -= 1
+        if self.unkept is not None:
+            raise self.unkept
         if self.flows.complete(current, place, completion):
             self._continue(current)
         self.flows.give(current)
