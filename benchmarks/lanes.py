@@ -151,7 +151,7 @@ class TimedJournal(Journal):
 
     def commit(self) -> None:
         """Timed."""
-        self.commits += self._uncommitted > 0
+        self.commits += self.uncommitted > 0
         self._timed(super().commit)
 
 

@@ -261,6 +261,11 @@ class Journal:
                 self._db.execute("COMMIT")
                 self._in_transaction = False
 
+    @property
+    def uncommitted(self) -> int:
+        """How many completions a kill would lose now."""
+        return len(self._waiting)
+
     def count(self) -> int:
         """How many completions are journaled."""
         with self._explained():
