@@ -60,7 +60,7 @@ def test_every_question_is_answered_once_and_in_order(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_says_so_and_loses_nothing(tmp_path: Path) -> None:
-    project = Project(tmp_path, count=60)
+    project = Project(tmp_path, count=300)
     process = project.start(*project.answer_args())
     assert project.wait_for(30, process)
     process.send_signal(signal.SIGINT)

@@ -19,7 +19,7 @@ from coterie.answers import Extractor, score
 from coterie.compositions import Composition
 from coterie.drivers.replay import replay
 from coterie.errors import InputError, NotRecordedError
-from coterie.metrics import bootstrap_mean, paired_difference
+from coterie.metrics import Interval, bootstrap_mean
 from coterie.policies import Recruit
 from coterie.records import Records
 from coterie.routers.base import Router, mean_or
@@ -44,8 +44,7 @@ class Row:
 
     def summary(self, baseline: Row) -> dict[str, Any]:
         """Accuracy, cost and calls a query, with intervals, against ``baseline``."""
-        accuracy = bootstrap_mean(self.scores)
-        difference = paired_difference(self.scores, baseline.scores)
+        accuracy, difference = _seen(self.scores), _seen(self.scores - baseline.scores)
         return {
             "name": self.name,
             "reads": self.reads,
@@ -55,6 +54,11 @@ class Row:
             "calls": self.calls,
             "vs_best_single": {"diff": difference.value, "ci": [difference.low, difference.high]},
         }
+
+
+def _seen(scores: FloatArray) -> Interval:
+    """The mean with its interval; NaN where nothing was observed, which a table shows as a gap."""
+    return Interval(*[np.nan] * 3) if np.isnan(scores).all() else bootstrap_mean(scores)
 
 
 def answers_row(
