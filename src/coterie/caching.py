@@ -7,11 +7,10 @@ import json
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from coterie.errors import ArtifactError
 from coterie.experts.base import Expert
+from coterie.files import Closing
 from coterie.types import Call, Completion
 
 APPLICATION = 0x636F7463  # "cotc": marks the file as ours
@@ -23,7 +22,7 @@ COMMIT;
 """
 
 
-class Cache:
+class Cache(Closing):
     """A file of completions; several runs may use it at a time.
 
     A completion from the cache costs nothing and takes no time. Failures are not kept.
@@ -82,14 +81,3 @@ class Cache:
     def close(self) -> None:
         """Close the file."""
         self._db.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -5,10 +5,32 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from coterie.errors import CoterieError
+
+
+class Closing(ABC):
+    """What is closed when its ``with`` block ends, however it ends."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what is held."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
 
 def replace_file(path: str | Path, content: str | bytes | Iterable[bytes]) -> None:

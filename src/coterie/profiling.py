@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from coterie.answers import Extractor, score
-from coterie.compositions import annotate, recruit
+from coterie.compositions import Composition, annotate, recruit
 from coterie.drivers.batch import Progress, answer_all, residency_of
 from coterie.errors import ExpertError, InputError
 from coterie.pool import Pool
@@ -41,10 +41,25 @@ async def profile_pool(
             raise InputError(message, field="answer")
     names = list(experts or pool.experts)
     decisions = profile_decisions(pool, questions, names, seed)
+    answers = await _answers(pool, questions.queries, decisions, recruit, seed, journal, report)
+    records = records_of(questions, answers, names, pool.extractor)
+    return replace(records, facts=facts_of(pool))
+
+
+async def _answers(
+    pool: Pool,
+    queries: Sequence[Query],
+    decisions: Sequence[Decision],
+    composition: Composition,
+    seed: Seed,
+    journal: Journal | None,
+    report: Callable[[Progress], None],
+) -> tuple[Answer, ...]:
+    """The pool's answers, with its own options and within its own room."""
     result = await answer_all(
-        pool.prepare(questions.queries),
+        pool.prepare(queries),
         decisions,
-        recruit,
+        composition,
         pool.experts,
         seed=seed,
         capacity=pool.capacity,
@@ -52,8 +67,7 @@ async def profile_pool(
         journal=journal,
         report=report,
     )
-    records = records_of(questions, result.answers, names, pool.extractor)
-    return replace(records, facts=facts_of(pool))
+    return result.answers
 
 
 def facts_of(pool: Pool) -> dict[str, dict[str, float]]:
@@ -144,22 +158,12 @@ async def annotate_queries(
     if annotator not in pool.experts:
         raise InputError(f"no expert {annotator!r} in the pool", field="annotator")
     decisions = [Decision("annotate", (annotator,), (1.0,))] * len(queries)
-    result = await answer_all(
-        pool.prepare(queries),
-        decisions,
-        annotate,
-        pool.experts,
-        seed=seed,
-        capacity=pool.capacity,
-        residency=residency_of(pool),
-        journal=journal,
-        report=report,
-    )
-    if failed := [a for a in result.answers if a.completion.failed]:
+    answers = await _answers(pool, queries, decisions, annotate, seed, journal, report)
+    if failed := [a for a in answers if a.completion.failed]:
         first = failed[0]
         raise ExpertError(
             f"{len(failed)} of {len(queries)} questions could not be annotated, the first "
             f"({first.query_id}): {first.completion.error}; run again to ask only these"
         )
-    words = [a.completion.text.split(", ") if a.completion.text else [] for a in result.answers]
+    words = [a.completion.text.split(", ") if a.completion.text else [] for a in answers]
     return tuple(replace(q, tags=tuple(w)) for q, w in zip(queries, words, strict=True))

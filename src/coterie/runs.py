@@ -11,8 +11,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from coterie import __version__
 from coterie.answers import Extractor
@@ -22,6 +21,7 @@ from coterie.deciding import decide
 from coterie.drivers.batch import WINDOW, Progress, answer_each, left, residency_of
 from coterie.drivers.limits import Caps
 from coterie.errors import CoterieError
+from coterie.files import Closing
 from coterie.paging import Paged
 from coterie.policies import Policy
 from coterie.pool import Pool
@@ -185,7 +185,7 @@ def answer_row(answer: Answer, extract: Extractor) -> dict[str, Any]:
     }
 
 
-class AnswerFile:
+class AnswerFile(Closing):
     """Answers as JSONL in the order of the questions, however they come.
 
     Lines go to a scratch file as they come; ``lines`` puts them in order.
@@ -227,14 +227,7 @@ class AnswerFile:
                 "journaled is kept"
             ) from None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Drop the scratch file."""
         with suppress(OSError):  # what was not written is not wanted
             self._lines.close()

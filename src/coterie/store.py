@@ -17,10 +17,10 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
 
 from coterie.errors import ArtifactError, CoterieError, ResumeError
+from coterie.files import Closing
 from coterie.types import Call, Completion, Decision, Usage
 
 VERSION = 2
@@ -58,7 +58,7 @@ FIND_FAILED = f"SELECT place, {FIELDS} FROM failures WHERE query=? AND step=? AN
 Found: TypeAlias = list[Completion | None]
 
 
-class Journal:
+class Journal(Closing):
     """The journal of one run; ``:memory:`` keeps it for this process, ``""`` in scratch space.
 
     Parameters
@@ -285,17 +285,6 @@ class Journal:
             self.commit()
         finally:
             self._db.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _values(completion: Completion) -> tuple[Any, ...]:

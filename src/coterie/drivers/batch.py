@@ -287,6 +287,7 @@ class _Batch:
         self.desks_of: dict[str, list[_Desk]] = {}
         for name, expert in experts.items():
             self.desks_of.setdefault(expert.backend, []).append(self.desks[name])
+        self.local = {expert.backend for expert in experts.values() if expert.size}
         self.loaded: dict[str, Expert] = {}  # by backend: who loaded it
         self.serving: set[str] = set()  # backends at work
         self.freed = asyncio.Event()  # one of them is done
@@ -344,9 +345,10 @@ class _Batch:
 
     def _waiting(self) -> list[str]:
         """Backends with pending calls: those in memory first, then by the length of the queue."""
+        resident = self.residency.resident
 
         def rank(backend: str) -> tuple[bool, int]:
-            return backend not in self.residency.resident, -self._length(backend)
+            return backend not in resident, -self._length(backend)
 
         return sorted((b for b in self.desks_of if self._length(b)), key=rank)
 
@@ -358,7 +360,7 @@ class _Batch:
         assert self.wave is not None
         local = []
         for backend in waiting:
-            if self._is_local(backend):
+            if backend in self.local:
                 local.append(backend)
             else:
                 self._begin(backend, [])
@@ -372,9 +374,6 @@ class _Batch:
                 self._begin(local.pop(0), moves)
                 self._prefetch(local)
 
-    def _is_local(self, backend: str) -> bool:
-        return any(desk.expert.size for desk in self.desks_of[backend])
-
     def _begin(self, backend: str, moves: list[Move]) -> None:
         """Start a visit within the wave."""
         assert self.wave is not None
@@ -384,7 +383,7 @@ class _Batch:
     def _call_remote(self, name: str) -> None:
         """Start with calls that came up in the middle of a wave: a remote expert has no turn."""
         backend = self.experts[name].backend
-        if self.wave and backend not in self.serving and not self._is_local(backend):
+        if self.wave and backend not in self.serving and backend not in self.local:
             self._begin(backend, [])
 
     def _prefetch(self, local: list[str]) -> None:
