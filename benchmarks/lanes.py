@@ -29,8 +29,9 @@ from switching import serve
 
 from coterie import Answer, Weighted, read_config, recruit
 from coterie.compositions import Composition
-from coterie.drivers.batch import answer_all, by_count, distinct_loads
+from coterie.drivers.batch import answer_all, distinct_loads
 from coterie.drivers.conversation import Conversation
+from coterie.drivers.rooms import by_count
 from coterie.experts.base import Expert
 from coterie.pool import Pool
 from coterie.questions import embedded_questions

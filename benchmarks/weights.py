@@ -35,8 +35,9 @@ import numpy as np
 from switching import Served, serve, serve_naively
 
 from coterie.compositions import recruit
-from coterie.drivers.batch import answer_all, by_size
+from coterie.drivers.batch import answer_all
 from coterie.drivers.conversation import Conversation
+from coterie.drivers.rooms import by_size
 from coterie.experts.base import Expert
 from coterie.experts.gguf import _Reader
 from coterie.experts.local import LocalExpert

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from coterie.drivers.batch import by_count
+from coterie.drivers.rooms import by_count
 from coterie.experts.base import Expert
 from coterie.experts.gguf import read_header
 from coterie.experts.local import LocalExpert

@@ -10,7 +10,8 @@ import numpy as np
 
 from coterie.answers import Extractor, score
 from coterie.compositions import Composition, annotate, recruit
-from coterie.drivers.batch import Progress, answer_all, residency_of
+from coterie.drivers.batch import Progress, answer_all
+from coterie.drivers.rooms import residency_of
 from coterie.errors import ExpertError, InputError
 from coterie.pool import Pool
 from coterie.questions import Questions

@@ -18,8 +18,9 @@ from coterie.answers import Extractor
 from coterie.caching import Cache
 from coterie.compositions import Composition
 from coterie.deciding import decide
-from coterie.drivers.batch import WINDOW, Progress, answer_each, left, residency_of
+from coterie.drivers.batch import WINDOW, Progress, answer_each, left
 from coterie.drivers.limits import Caps
+from coterie.drivers.rooms import residency_of
 from coterie.errors import CoterieError
 from coterie.files import Closing
 from coterie.paging import Paged

@@ -11,9 +11,10 @@ from fakes import Fake, World, batch, decision, questions, text_of
 from coterie.aggregators import ByExpert
 from coterie.caching import Cache
 from coterie.compositions import Composition, recruit, single
-from coterie.drivers.batch import Progress, Result, answer_all, by_size
+from coterie.drivers.batch import Progress, Result, answer_all
 from coterie.drivers.flows import Calls, Flows
 from coterie.drivers.limits import Caps
+from coterie.drivers.rooms import by_size
 from coterie.errors import ArtifactError, ExpertError, InputError
 from coterie.experts.base import Expert, Price
 from coterie.residency import Residency

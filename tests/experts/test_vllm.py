@@ -11,7 +11,8 @@ import pytest
 
 import coterie
 from coterie.compositions import single
-from coterie.drivers.batch import Result, answer_all, by_size
+from coterie.drivers.batch import Result, answer_all
+from coterie.drivers.rooms import by_size
 from coterie.errors import ExpertError, InputError
 from coterie.experts.base import Expert
 from coterie.experts.local import LocalExpert

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from coterie import plugins
-from coterie.drivers.batch import completed
+from coterie.drivers.desks import completed
 from coterie.errors import CoterieError, ExpertError, InputError
 from coterie.experts.base import Expert, Price
 from coterie.experts.threads import PerLoop

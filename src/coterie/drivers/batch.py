@@ -9,23 +9,21 @@ is missing. Of many questions only a window of conversations is in memory (see `
 from __future__ import annotations
 
 import asyncio
-import math
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from coterie.caching import Cache
 from coterie.compositions import Composition
 from coterie.drivers.conversation import expert_of
-from coterie.drivers.flows import Calls, Flows, Round
+from coterie.drivers.desks import Desk, Item
+from coterie.drivers.flows import Flows, Round
 from coterie.drivers.limits import Caps, Purse
+from coterie.drivers.rooms import by_count
 from coterie.errors import CoterieError, ExpertError, InputError
 from coterie.experts.base import Expert
-from coterie.pool import Pool
-from coterie.residency import Eviction, LookAhead, Move, Residency, Tier
+from coterie.residency import Move, Residency, Tier
 from coterie.store import Journal
 from coterie.types import Answer, Call, Completion, Decision, Query, Seed
 
@@ -164,34 +162,6 @@ async def answer_each(
         return batch.progress
 
 
-def by_count(experts: Mapping[str, Expert], capacity: int) -> Residency:
-    """Room for so many experts, whatever their sizes; in host memory for all that leave."""
-    residency = Residency(capacity, len(experts), eviction=LookAhead())
-    for expert in experts.values():
-        if expert.size:
-            residency.resize(expert.backend, 1)
-    return residency
-
-
-def by_size(
-    experts: Mapping[str, Expert], device: int, host: int = 0, eviction: Eviction | None = None
-) -> Residency:
-    """Room for so many bytes; sizes are those of the files until they are measured."""
-    residency = Residency(device, host, eviction=eviction or LookAhead())
-    for expert in experts.values():
-        if expert.size:
-            residency.resize(expert.backend, expert.size)
-            residency.check(expert.backend)
-    return residency
-
-
-def residency_of(pool: Pool) -> Residency | None:
-    """Room in bytes where the pool says how many; None where it counts experts."""
-    if pool.memory is None:
-        return None
-    return by_size(pool.experts, pool.memory, pool.host_memory, pool.rule)
-
-
 def first_failure(failures: ExceptionGroup[Exception]) -> Exception:
     """Of several failures side by side the first one that is an error of ours, or the first."""
     found, others = failures.split(CoterieError)
@@ -206,55 +176,6 @@ def left(query: Query, decision: Decision) -> Answer:
     """What stands in the place of an answer that a cap prevented."""
     error = "left unanswered: the cap on cost or calls was reached"
     return Answer(query.id, Completion("", finish_reason="left", error=error), (), decision)
-
-
-Item: TypeAlias = tuple[Round, int]  # a call: its round and its place in it
-
-
-class _Desk:
-    """The calls of one expert: those that wait, those under way, those to be asked again."""
-
-    def __init__(self, expert: Expert) -> None:
-        self.expert = expert
-        self.queue = Calls()
-        self.again: deque[Item] = deque()  # failed in company, to be asked once more, alone
-        self.workers = 0
-        self.busy = 0  # calls under way
-        self.begun = 0  # calls so far
-        self.failures = 0  # in a row
-
-    async def ask(self, item: Item) -> tuple[Completion, bool]:
-        """The completion, and whether the expert was at other calls meanwhile."""
-        current, place = item
-        self.busy += 1
-        self.begun += 1
-        number, company = self.begun, self.busy > 1
-        try:
-            completion = await completed(self.expert, current.calls[place])
-        finally:
-            self.busy -= 1
-        return completion, company or self.begun > number
-
-
-async def completed(expert: Expert, call: Call) -> Completion:
-    """The completion of a call; an expert that breaks its contract has failed.
-
-    Raises only errors of ours, which stop the run.
-    """
-    try:
-        completion: object = await expert.complete(call)
-    except CoterieError:
-        raise
-    except Exception as error:
-        why = f"{call.expert}: {type(error).__name__}: {error}"
-        return Completion(call.expert, finish_reason="error", error=why)
-    if not isinstance(completion, Completion):
-        why = f"{call.expert}: returned {type(completion).__name__}, expected a Completion"
-        return Completion(call.expert, finish_reason="error", error=why)
-    if not (math.isfinite(completion.cost) and completion.cost >= 0):
-        why = f"{call.expert}: a cost of {completion.cost!r}, expected a number of at least 0"
-        return Completion(call.expert, finish_reason="error", error=why)
-    return completion
 
 
 class _Batch:
@@ -283,8 +204,8 @@ class _Batch:
         self.cache = cache
         self.take, self.report = take, report
         self.progress = Progress(questions=len(flows))
-        self.desks = {name: _Desk(expert) for name, expert in experts.items()}
-        self.desks_of: dict[str, list[_Desk]] = {}
+        self.desks = {name: Desk(expert) for name, expert in experts.items()}
+        self.desks_of: dict[str, list[Desk]] = {}
         for name, expert in experts.items():
             self.desks_of.setdefault(expert.backend, []).append(self.desks[name])
         self.local = {expert.backend for expert in experts.values() if expert.size}
@@ -439,7 +360,7 @@ class _Batch:
             self.residency.check(backend)
             await self._execute(self.residency.overflow(busy=self.serving))
 
-    async def _drain(self, desk: _Desk) -> None:
+    async def _drain(self, desk: Desk) -> None:
         """Work off the queue of an expert, calls that come up meanwhile included.
 
         Weights that crash take all calls under way with them. So a failure in company says little:
@@ -454,11 +375,11 @@ class _Batch:
                 async with asyncio.TaskGroup() as group:
                     self._hire(desk, group)
 
-    def _hire(self, desk: _Desk, group: asyncio.TaskGroup) -> None:
+    def _hire(self, desk: Desk, group: asyncio.TaskGroup) -> None:
         desk.workers += 1
         group.create_task(self._work(desk, group))
 
-    async def _work(self, desk: _Desk, group: asyncio.TaskGroup) -> None:
+    async def _work(self, desk: Desk, group: asyncio.TaskGroup) -> None:
         """Call after call; a colleague joins in while calls wait and the expert has free slots."""
         try:
             while desk.queue and not desk.again:
@@ -470,7 +391,7 @@ class _Batch:
         finally:
             desk.workers -= 1
 
-    async def _serve(self, desk: _Desk, item: Item) -> None:
+    async def _serve(self, desk: Desk, item: Item) -> None:
         """One call: from the cache, or asked if the caps allow it."""
         current, place = item
         call = current.calls[place]
@@ -493,7 +414,7 @@ class _Batch:
     def _cached(self, expert: Expert, call: Call) -> Completion | None:
         return None if self.cache is None else self.cache.get(expert, call)
 
-    def _settle(self, desk: _Desk, item: Item, completion: Completion) -> None:
+    def _settle(self, desk: Desk, item: Item, completion: Completion) -> None:
         """Count a completion that stands, keep it and hand it on."""
         current, place = item
         self.progress.calls += 1
