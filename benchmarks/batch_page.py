@@ -146,12 +146,14 @@ BLOCKS: dict[str, Callable[[Found], list[str]]] = {
 
 
 def number(value: float | None) -> str:
-    """Three figures for people."""
+    """Three figures for people, four from 1 to 2, where ratios are compared with their goals."""
     if value is None:
         return "–"
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.4g}" if 1 <= abs(value) < 2 else f"{value:.3g}"
 
 
 def plot_ways(found: Found) -> str:

@@ -114,6 +114,23 @@ def test_what_an_earlier_run_spent_counts_against_the_cap(tmp_path: Path) -> Non
     assert [run(4).calls, run(4).calls, run(7).calls, run(99).calls] == [4, 0, 3, 3]
 
 
+def test_a_call_that_is_asked_again_counts_against_the_cap_too() -> None:
+    expert = Crowded("a", World(), size=9, slots=4, pause=3)
+    result = answered(8, decision("a"), {"a": expert}, single, caps=Caps(calls=6))
+    assert len(expert.world.calls) == 6
+    assert result.progress.answered < 8
+
+
+class Crowded(Fake):
+    """Fails while it is at other calls."""
+
+    async def complete(self, call: Call) -> Completion:
+        done = await super().complete(call)
+        if self.busy:
+            return Completion(self.name, finish_reason="error", error="too crowded")
+        return done
+
+
 def test_a_cap_is_a_number_of_at_least_0() -> None:
     with pytest.raises(InputError, match=r"max_cost.*: expected a number of at least 0, got nan"):
         Caps(cost=float("nan"))

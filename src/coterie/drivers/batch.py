@@ -369,8 +369,8 @@ class _Batch:
         while desk.queue or desk.again:
             if desk.again:
                 item = desk.again.popleft()
-                completion, _ = await desk.ask(item)
-                self._settle(desk, item, completion)
+                if asked := await self._ask(desk, item):
+                    self._settle(desk, item, asked[0])
             else:
                 async with asyncio.TaskGroup() as group:
                     self._hire(desk, group)
@@ -399,17 +399,27 @@ class _Batch:
             self.progress.hits += 1
             self._deliver(*item, kept)
             return
-        ticket = None if self.purse.open else await self.purse.reserve(desk.expert, call)
-        if ticket is None and not self.purse.open:
-            self.flows.give(current)
+        asked = await self._ask(desk, item)
+        if asked is None:
             return
-        completion, company = await desk.ask(item)
-        if ticket is not None:
-            self.purse.settle(ticket, desk.expert, completion)
+        completion, company = asked
         if completion.broke and company and desk.expert.size:
             desk.again.append(item)
         else:
             self._settle(desk, item, completion)
+
+    async def _ask(self, desk: Desk, item: Item) -> tuple[Completion, bool] | None:
+        """What ``Desk.ask`` returns; None where the caps do not allow the call."""
+        if self.purse.open:
+            return await desk.ask(item)
+        current, place = item
+        ticket = await self.purse.reserve(desk.expert, current.calls[place])
+        if ticket is None:
+            self.flows.give(current)
+            return None
+        completion, company = await desk.ask(item)
+        self.purse.settle(ticket, desk.expert, completion)
+        return completion, company
 
     def _cached(self, expert: Expert, call: Call) -> Completion | None:
         return None if self.cache is None else self.cache.get(expert, call)
