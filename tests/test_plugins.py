@@ -39,7 +39,7 @@ def test_a_misspelt_name_brings_the_nearest_one() -> None:
 def test_a_foreign_name_brings_all_names() -> None:
     with pytest.raises(
         PluginError,
-        match="no policy called 'zzz'; there are budget, certified, guarded, recruit, utility",
+        match="no policy called 'zzz'; there are budget, certified, explore, guarded, recruit, utility",
     ):
         plugins.load("policies", "zzz")
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from coterie.newcomers import cold_start
     from coterie.panel import Entrant, Panel, judge
     from coterie.perturbations import robustness
-    from coterie.policies import Budget, Certified, Guarded, Policy, Recruit, Utility
+    from coterie.policies import Budget, Certified, Explore, Guarded, Policy, Recruit, Utility
     from coterie.pool import Pool
     from coterie.profiling import profile_pool
     from coterie.questions import read_questions
@@ -84,7 +84,7 @@ _HOMES = {
     "newcomers": ("cold_start",),
     "panel": ("Entrant", "Panel", "judge"),
     "perturbations": ("robustness",),
-    "policies": ("Budget", "Certified", "Guarded", "Policy", "Recruit", "Utility"),
+    "policies": ("Budget", "Certified", "Explore", "Guarded", "Policy", "Recruit", "Utility"),
     "pool": ("Pool",),
     "profiling": ("profile_pool",),
     "questions": ("read_questions",),
@@ -153,6 +153,7 @@ __all__ = [
     "Entrant",
     "Estimates",
     "Expert",
+    "Explore",
     "Factorization",
     "Final",
     "Flow",

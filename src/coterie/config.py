@@ -116,11 +116,17 @@ class Config:
     def policy(self, seed: Seed = 0) -> Policy:
         """Make the policy; ``seed`` is its seed where it takes one and the file gives none."""
         table = self.settings.policy
-        settings = dict(table.model_extra or {})
-        factory = _load("policies", table.name, self.path, "policy")
+        return self._policy(table.name, table.model_extra or {}, seed)
+
+    def _policy(self, name: str, given: Mapping[str, Any], seed: Seed) -> Policy:
+        settings = dict(given)
+        factory = _load("policies", name, self.path, "policy")
         if "seed" in inspect.signature(factory).parameters:
             settings.setdefault("seed", seed)
-        made: Policy = self._make("policies", table.name, settings, "policy")
+        if isinstance(inner := settings.get("policy"), Mapping):  # one policy inside another
+            rest = {key: value for key, value in inner.items() if key != "name"}
+            settings["policy"] = self._policy(str(inner.get("name", "utility")), rest, seed)
+        made: Policy = self._make("policies", name, settings, "policy")
         return made
 
     def composition(self, pool: Pool) -> Composition:

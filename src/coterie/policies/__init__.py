@@ -13,6 +13,7 @@ and the ``nearest`` records; null where a router or a policy has none.
 from coterie.policies.base import Policy, switch_share
 from coterie.policies.budget import Allocation, Budget, allocate
 from coterie.policies.certified import Certified
+from coterie.policies.exploring import Explore
 from coterie.policies.guarded import Guarded
 from coterie.policies.recruit import (
     RULES,
@@ -29,6 +30,7 @@ __all__ = [
     "Allocation",
     "Budget",
     "Certified",
+    "Explore",
     "Guarded",
     "Policy",
     "Recruit",
