@@ -16,7 +16,7 @@ describing exports lint formats artifacts features layout trees vectors index en
 routers policies aggregators votes compositions traces residency experts pool settings config
 store caching drivers profiling aggregator_benchmark metrics evaluation rasch panel learning
 views holdouts perturbations suggesting newcomers selection scaling synthetic simulation
-deciding runs study figures page report panel_report demo console testing cli
+deciding runs offpolicy gateway study figures page report panel_report demo console testing cli
 """.split()  # noqa: SIM905 (a list of this length is better read as text)
 
 
