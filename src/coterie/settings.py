@@ -8,6 +8,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 
+Capability = Literal["tools", "vision", "audio", "json_schema", "logprobs", "prefix"]
+
+
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -37,7 +40,12 @@ class PoolTable(_Table):
 
 
 class ExpertTable(BaseModel):
-    """One expert; keys not named here go to the expert's constructor."""
+    """One expert; keys not named here go to the expert's constructor.
+
+    ``capabilities``, ``context_length`` (tokens of prompt and answer together), ``tags`` and
+    ``region`` are what requests to the gateway may ask for. A remote expert that declares no
+    capabilities is taken to have them all, a local one to have none.
+    """
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -47,6 +55,10 @@ class ExpertTable(BaseModel):
     price: PriceTable | None = None
     sample: int | None = Field(default=None, gt=0)
     optional: bool = False
+    capabilities: list[Capability] | None = None
+    context_length: int | None = Field(default=None, gt=0)
+    tags: list[str] = []
+    region: str | None = None
 
 
 class RouterTable(_Table):
@@ -75,6 +87,107 @@ class CompositionTable(_Table):
     aggregator_settings: dict[str, Any] = {}
 
 
+class PriceRates(_Table):
+    """Price per million tokens where it differs from the pool file's ``price``."""
+
+    prompt: float = Field(ge=0, allow_inf_nan=False)
+    completion: float = Field(ge=0, allow_inf_nan=False)
+    cached: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    reasoning: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+
+
+class TimeoutTable(_Table):
+    """Seconds: to connect, until the first content, between two events, and over all attempts."""
+
+    connect: float = Field(default=10.0, gt=0)
+    first: float = Field(default=60.0, gt=0)
+    stall: float = Field(default=30.0, gt=0)
+    total: float = Field(default=600.0, gt=0)
+
+
+class SessionTable(_Table):
+    """When a conversation changes its expert.
+
+    It stays with its expert unless the gain in utility exceeds what the lost prompt cache costs,
+    and the gain in expected quality exceeds ``margin``.
+    """
+
+    sticky: bool = True
+    margin: float = Field(default=0.02, ge=0, le=1)
+    seconds: float = Field(default=3600.0, gt=0)
+
+
+class ResidencyTable(_Table):
+    """Local experts: what loading one is worth, and how long nobody waits.
+
+    ``margin`` is the expected quality that must be gained for an expert that is not in memory to be
+    chosen; ``patience`` the seconds after which a waiting request's expert is loaded next.
+    """
+
+    margin: float = Field(default=0.0, ge=0, le=1)
+    patience: float = Field(default=10.0, gt=0)
+    pin: list[str] = []
+
+
+class HedgeTable(_Table):
+    """A second request to the next candidate after ``after`` seconds without content.
+
+    At most ``ratio`` of the requests are asked twice.
+    """
+
+    after: float = Field(gt=0)
+    ratio: float = Field(default=0.1, gt=0, le=1)
+
+
+class BreakerTable(_Table):
+    """An expert rests for ``seconds`` (growing to ``longest``) after ``failures`` in a row."""
+
+    failures: int = Field(default=5, ge=1)
+    seconds: float = Field(default=5.0, gt=0)
+    longest: float = Field(default=30.0, gt=0)
+
+
+class GatewayTable(_Table):
+    """How the pool is served by ``coterie serve``.
+
+    ``keys``: a virtual key is required always, never, or as soon as one exists ("auto").
+    ``hosts`` are further names under which the gateway may be addressed.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    hosts: list[str] = []
+    origins: list[str] = []
+    store: str = "gateway.sqlite"
+    store_outage: Literal["closed", "open"] = "closed"
+    keys: Literal["auto", "required", "off"] = "auto"
+    private_addresses: bool | None = None
+    log_content: bool = False
+    max_body: Any = "20 MB"
+    max_depth: int = Field(default=64, ge=4, le=512)
+    max_tokens: int = Field(default=4096, ge=1)
+    max_choices: int = Field(default=8, ge=1)
+    queue: int = Field(default=256, ge=1)
+    retries: int = Field(default=2, ge=0, le=10)
+    retry_budget: float = Field(default=0.2, ge=0, le=1)
+    mid_stream: Literal["error", "restart"] = "error"
+    refusals: Literal["keep", "next"] = "keep"
+    heartbeat: float = Field(default=15.0, ge=0)
+    drain: float = Field(default=30.0, ge=0)
+    unknown_price: Literal["deny", "free"] = "deny"
+    explore: float = Field(default=0.0, ge=0, le=1)
+    shadow: str | None = None
+    drift: bool = False
+    tracing: bool = False
+    timeouts: TimeoutTable = TimeoutTable()
+    sessions: SessionTable = SessionTable()
+    residency: ResidencyTable = ResidencyTable()
+    breaker: BreakerTable = BreakerTable()
+    hedge: HedgeTable | None = None
+    prices: dict[str, PriceRates] = {}
+    policies: dict[str, PolicyTable] = {}
+
+
 class Settings(_Table):
     """A whole configuration file."""
 
@@ -83,6 +196,7 @@ class Settings(_Table):
     router: RouterTable | None = None
     policy: PolicyTable = PolicyTable()
     composition: CompositionTable = CompositionTable()
+    gateway: GatewayTable = GatewayTable()
 
 
 TABLES: Mapping[str, type[BaseModel]] = {
@@ -90,4 +204,10 @@ TABLES: Mapping[str, type[BaseModel]] = {
     "price": PriceTable,
     "router": RouterTable,
     "composition": CompositionTable,
+    "gateway": GatewayTable,
+    "timeouts": TimeoutTable,
+    "sessions": SessionTable,
+    "residency": ResidencyTable,
+    "breaker": BreakerTable,
+    "hedge": HedgeTable,
 }
