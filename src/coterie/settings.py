@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-
 Capability = Literal["tools", "vision", "audio", "json_schema", "logprobs", "prefix"]
 
 
