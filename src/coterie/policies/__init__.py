@@ -21,8 +21,8 @@ from coterie.policies.recruit import (
     distinct_experts,
     paper_chances,
     released_chances,
-    softmax,
 )
+from coterie.policies.scores import Selection, softmax
 from coterie.policies.utility import Utility
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "Guarded",
     "Policy",
     "Recruit",
+    "Selection",
     "Utility",
     "allocate",
     "distinct_experts",

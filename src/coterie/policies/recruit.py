@@ -20,6 +20,7 @@ from coterie.policies.evidence import (
     flip_points,
     nearer,
 )
+from coterie.policies.scores import softmax
 from coterie.types import Decision, Estimates, FloatArray, IntArray, Query, Seed, derive_seed
 
 RULES = ("greedy", "paper", "released", "top-p")  # by quality or skill; "budgeted" minds the cost
@@ -190,14 +191,6 @@ def best_left_out(
     best = np.where(np.isneginf(left.max(axis=1)), -1, left.argmax(axis=1))
     others: list[int] = best.tolist()
     return others
-
-
-def softmax(values: FloatArray, temperature: float) -> FloatArray:
-    """exp(values / temperature), normalised over the last axis."""
-    scaled = (values - values.max()) / temperature
-    weights = np.exp(scaled)
-    chances: FloatArray = weights / weights.sum()
-    return chances
 
 
 def paper_chances(
