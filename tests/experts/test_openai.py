@@ -14,7 +14,8 @@ from aiohttp import web
 import coterie
 from coterie.experts.base import Price
 from coterie.experts.hosts import Worker
-from coterie.experts.openai import FIRST_DELAY, OpenAIExpert, _seconds, delay
+from coterie.experts.openai import OpenAIExpert
+from coterie.experts.retries import FIRST_DELAY, delay, retry_after
 from coterie.testing import ask
 from coterie.types import Completion, Usage
 
@@ -263,9 +264,9 @@ def test_retry_after_beyond_the_timeout_is_not_waited_for() -> None:
 
 def test_retry_after_may_be_a_date() -> None:
     soon = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
-    assert 25 < (_seconds(soon) or 0) <= 30
-    assert _seconds("2") == 2
-    assert _seconds("whenever") is None
+    assert 25 < (retry_after({"Retry-After": soon}) or 0) <= 30
+    assert retry_after({"Retry-After": "2"}) == 2
+    assert retry_after({"Retry-After": "whenever"}) is None
 
 
 def test_a_server_that_is_not_there_is_an_error() -> None:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
@@ -19,12 +16,11 @@ from coterie.errors import ExpertError, InputError
 from coterie.experts.base import Expert, Price, check_limits
 from coterie.experts.engine import Emit
 from coterie.experts.limits import RateLimit
+from coterie.experts.retries import delay, retry_after
 from coterie.experts.streams import PushingExpert
 from coterie.experts.threads import PerLoop
 from coterie.types import Call, Completion, Message, Usage
 
-FIRST_DELAY = 0.25  # seconds before the first repetition, at most; doubles with each
-LAST_DELAY = 30.0  # seconds before any later one, at most
 RETRIED = frozenset({408, 429, *range(500, 600)})
 
 
@@ -181,22 +177,6 @@ def estimate_usage(messages: tuple[Message, ...], text: str) -> Usage:
     return Usage(asked // 4, len(text) // 4)
 
 
-def delay(
-    attempt: int, after: float | None = None, draw: Callable[[], float] = random.random
-) -> float:
-    """Seconds until repetition ``attempt`` (from 0).
-
-    Full jitter: anything up to a bound that doubles with each, so that clients who failed together
-    do not come back together. ``after``, what the server asked for, is waited for and spread too.
-
-    >>> delay(3, draw=lambda: 0.5), delay(0, after=20.0, draw=lambda: 0.5)
-    (1.0, 21.0)
-    """
-    if after is not None:
-        return after * (1 + draw() / 10)
-    return draw() * float(min(FIRST_DELAY * 2**attempt, LAST_DELAY))
-
-
 def _expected_tokens(messages: tuple[Message, ...], body: Mapping[str, Any]) -> int:
     """Prompt and the longest answer, as far as the request bounds it."""
     bound = body.get("max_completion_tokens") or body.get("max_tokens")
@@ -275,7 +255,7 @@ async def _check(response: aiohttp.ClientResponse) -> None:
         message = _message(json.loads(body))
     except (ValueError, RecursionError):
         message = body.strip()[:300] or str(response.reason)
-    again, after = response.status in RETRIED, _seconds(response.headers.get("Retry-After"))
+    again, after = response.status in RETRIED, retry_after(response.headers)
     raise _Refusal(f"status {response.status}: {message}", again=again, after=after)
 
 
@@ -284,18 +264,3 @@ def _message(body: Any) -> str:
     error = body.get("error", body) if isinstance(body, dict) else body
     message = error.get("message", error) if isinstance(error, dict) else error
     return str(message)[:300]
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """Seconds to wait by a ``Retry-After`` header (seconds or a date); None without one."""
-    if retry_after is None:
-        return None
-    try:
-        return max(0.0, float(retry_after))
-    except ValueError:
-        pass
-    try:
-        wait = parsedate_to_datetime(retry_after) - datetime.now(UTC)
-    except (ValueError, TypeError):
-        return None
-    return max(0.0, wait.total_seconds())
