@@ -1,0 +1,241 @@
+"""What a request asks for: model, text, needs, and wishes that OpenAI's API has no place for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from coterie.gateway.wire import ApiError, Fields, bad_request, decode_fields
+
+NAMESPACE = "coterie"  # body object; headers begin with x-coterie-
+HEADER = b"x-coterie-"
+CHARACTERS_PER_TOKEN = 4
+T = TypeVar("T")
+
+
+class Wishes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Constraints and preferences of one request: the body's ``coterie`` object or headers.
+
+    ``max_cost`` is in the pool's unit for the whole request, ``max_latency`` in seconds.
+    """
+
+    policy: str | None = None
+    willingness_to_pay: float | None = None
+    max_cost: float | None = None
+    max_latency: float | None = None
+    tags: list[str] = []
+    region: str | None = None
+    experts: list[str] = []
+    exclude: list[str] = []
+    session: str | None = None
+    category: str | None = None
+    skills: list[str] = []
+    mid_stream: Literal["error", "restart"] | None = None
+    explore: bool = True
+
+
+NO_WISHES = Wishes()
+_LISTS = frozenset({"tags", "experts", "exclude", "skills"})
+
+
+class _Part(msgspec.Struct):
+    type: str = "text"
+    text: str = ""
+
+
+class _Message(msgspec.Struct):
+    role: str
+    content: str | list[_Part] | None = None
+
+
+class _Format(msgspec.Struct):
+    type: str = "text"
+
+
+_messages: msgspec.json.Decoder[list[_Message]] = msgspec.json.Decoder(list[_Message])
+_format = msgspec.json.Decoder(_Format)
+_text: msgspec.json.Decoder[str] = msgspec.json.Decoder(str)
+_flag: msgspec.json.Decoder[bool | None] = msgspec.json.Decoder(bool | None)
+_count: msgspec.json.Decoder[int | None] = msgspec.json.Decoder(int | None)
+_names: msgspec.json.Decoder[list[str]] = msgspec.json.Decoder(list[str])
+_wishes = msgspec.json.Decoder(Wishes)
+_prompt: msgspec.json.Decoder[str | list[Any]] = msgspec.json.Decoder(str | list[Any])
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+_stream_options: msgspec.json.Decoder[_StreamOptions | None] = msgspec.json.Decoder(
+    _StreamOptions | None
+)
+
+
+@dataclass(slots=True)
+class Asked:
+    """One request, read as far as routing needs; ``fields`` are the client's, without ours.
+
+    ``text`` is what routers read, ``opening`` the first user message (a conversation's identity),
+    ``turns`` the number of messages; ``needs`` are capabilities; ``prompt_tokens`` is an estimate
+    by length, ``answer_tokens`` the bound the client gave, None without one.
+    """
+
+    path: str
+    model: str
+    fields: Fields
+    wishes: Wishes
+    models: tuple[str, ...]
+    stream: bool
+    wants_usage: bool
+    text: str
+    opening: str
+    turns: int
+    needs: frozenset[str]
+    prompt_tokens: int
+    answer_tokens: int | None
+    choices: int
+
+
+def read_asked(
+    path: str, body: bytes, headers: Mapping[bytes, bytes], most_tokens: int, most_choices: int
+) -> Asked:
+    """The request in ``body``; raises ApiError 400 naming the parameter that is wrong."""
+    fields = decode_fields(body)
+    model = _field(fields, "model", _text.decode, "a string")
+    if not model:
+        raise bad_request("you must provide a model parameter", "model")
+    wishes = _read_wishes(fields, headers)
+    models = tuple(_field(fields, "models", _names.decode, "a list of strings") or ())
+    fields.pop("models", None)
+    bound = _bound(fields, most_tokens)
+    choices = _field(fields, "n", _count.decode, "a whole number") or 1
+    if not 1 <= choices <= most_choices:
+        raise bad_request(f"n must be between 1 and {most_choices}, got {choices}", "n")
+    messages = _read_messages(path, fields)
+    needs = _needs(fields, messages)
+    said = [_text_of(m.content) for m in messages if m.role == "user"]
+    options = _field(fields, "stream_options", _stream_options.decode, "an object")
+    size = sum([len(fields[name]) for name in ("messages", "prompt", "input") if name in fields])
+    return Asked(
+        path=path,
+        model=model,
+        fields=fields,
+        wishes=wishes,
+        models=models,
+        stream=bool(_field(fields, "stream", _flag.decode, "true or false")),
+        wants_usage=options is not None and bool(options.include_usage),
+        text="\n".join(said),
+        opening=said[0] if said else "",
+        turns=len(messages),
+        needs=needs,
+        prompt_tokens=size // CHARACTERS_PER_TOKEN,
+        answer_tokens=bound,
+        choices=choices,
+    )
+
+
+def _field(fields: Fields, name: str, decode: Callable[[Any], T], wanted: str) -> T | None:
+    value = fields.get(name)
+    if value is None:
+        return None
+    try:
+        return decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        shown = bytes(value)[:40].decode("utf-8", "replace")
+        raise bad_request(f"{name} must be {wanted}, got {shown}", name) from None
+
+
+def _bound(fields: Fields, most: int) -> int | None:
+    """The longest answer the client wants, in tokens."""
+    for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
+        bound = _field(fields, name, _count.decode, "a whole number")
+        if bound is None:
+            continue
+        if not 1 <= bound <= most:
+            raise bad_request(f"{name} must be between 1 and {most}, got {bound}", name)
+        return bound
+    return None
+
+
+def _read_messages(path: str, fields: Fields) -> list[_Message]:
+    """The messages, or the prompt or input of the other endpoints as one of the user's."""
+    if path == "/chat/completions":
+        messages = _field(fields, "messages", _messages.decode, "a list of messages")
+        if not messages:
+            raise bad_request("messages must be a list of at least one message", "messages")
+        return messages
+    name = "prompt" if path == "/completions" else "input"
+    if name not in fields:
+        raise bad_request(f"you must provide {name}", name)
+    value = _field(fields, name, _prompt.decode, "a string or a list")
+    if isinstance(value, str):
+        return [_Message("user", value)]
+    return [_Message("user", text) for text in _texts(value)]
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts in a list of prompts, or of a Responses API input."""
+    found = []
+    for one in value or ():
+        if isinstance(one, str):
+            found.append(one)
+        elif isinstance(one, dict) and one.get("role", "user") == "user":
+            content = one.get("content", "")
+            parts = content if isinstance(content, list) else [{"text": content}]
+            found += [str(p.get("text", "")) for p in parts if isinstance(p, dict)]
+    return found
+
+
+def _text_of(content: str | list[_Part] | None) -> str:
+    if isinstance(content, str):
+        return content
+    return "\n".join([part.text for part in content or () if part.text])
+
+
+def _needs(fields: Fields, messages: list[_Message]) -> frozenset[str]:
+    """Capabilities without which the request cannot be answered."""
+    needs = set()
+    for name in ("tools", "functions"):
+        if fields.get(name, b"") not in (b"", b"null", b"[]"):
+            needs.add("tools")
+    if (form := _field(fields, "response_format", _format.decode, "an object")) is not None:
+        needs |= {"json_schema"} & {form.type}
+    if fields.get("logprobs", b"") == b"true":
+        needs.add("logprobs")
+    for message in messages:
+        if isinstance(message.content, list):
+            kinds = {part.type for part in message.content}
+            needs |= {"vision"} if kinds & {"image_url", "input_image"} else set()
+            needs |= {"audio"} & {kind.removeprefix("input_") for kind in kinds}
+    return frozenset(needs)
+
+
+def _read_wishes(fields: Fields, headers: Mapping[bytes, bytes]) -> Wishes:
+    """The wishes of headers, and over them those of the body; both are taken off the request."""
+    given = {k[len(HEADER) :]: v for k, v in headers.items() if k.startswith(HEADER)}
+    body = fields.pop(NAMESPACE, None)
+    try:
+        wishes = _from_headers(given) if given else NO_WISHES
+        if body is None:
+            return wishes
+        own = _wishes.decode(body)
+        if not given:
+            return own
+        named = msgspec.json.decode(body)
+        return msgspec.structs.replace(wishes, **{name: getattr(own, name) for name in named})
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise bad_request(f"{NAMESPACE}: {error}", NAMESPACE) from None
+
+
+def _from_headers(given: Mapping[bytes, bytes]) -> Wishes:
+    values: dict[str, Any] = {}
+    for key, value in given.items():
+        name, text = key.decode().replace("-", "_"), value.decode()
+        values[name] = [one.strip() for one in text.split(",")] if name in _LISTS else text
+    return msgspec.convert(values, Wishes, strict=False)
+
+
+__all__ = ["NAMESPACE", "ApiError", "Asked", "Wishes", "read_asked"]

@@ -1,0 +1,369 @@
+"""From a request to who is asked, in order: the model's name, constraints, estimates, policy."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from coterie.compositions import Composition
+from coterie.errors import CoterieError
+from coterie.gateway.asked import NO_WISHES, Asked, Wishes
+from coterie.gateway.entries import Candidate
+from coterie.gateway.wire import ApiError, bad_request, not_found
+from coterie.policies import Explore, Policy, Recruit, Utility
+from coterie.routers.base import Router
+from coterie.types import Decision, Estimates, Query
+
+AUTO = "auto"
+ALL = frozenset({"tools", "vision", "audio", "json_schema", "logprobs", "prefix"})
+MOST_RECRUITED = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What the gateway knows of an expert beside the router: capabilities, place, tags.
+
+    ``prefix_saving`` is what reading one cached prompt token saves, in the pool's unit.
+    """
+
+    name: str
+    capabilities: frozenset[str] = ALL
+    context_length: int | None = None
+    tags: frozenset[str] = frozenset()
+    region: str | None = None
+    prefix_saving: float = 0.0
+
+
+@dataclass(slots=True)
+class Plan:
+    """Who is asked, in order, and why.
+
+    ``composition`` is "" where one expert answers and the others stand in. ``candidates`` lists
+    every expert with what was expected of it and what barred it.
+    """
+
+    experts: tuple[str, ...]
+    policy: str
+    composition: str = ""
+    decision: Decision | None = None
+    query: Query | None = None
+    propensity: float = 1.0
+    explored: bool = False
+    quality: float | None = None
+    cost: float | None = None
+    candidates: list[Candidate] = field(default_factory=list)
+    constraints: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A policy under a name, and the composition it decides for."""
+
+    name: str
+    policy: Policy
+    composition: str
+
+
+class Routing:
+    """Turns requests into plans.
+
+    Parameters
+    ----------
+    profiles
+        The pool's experts, in order.
+    router, default, policies
+        Without a router only experts' own names are models. ``policies`` are further ones, asked
+        for as ``auto:NAME``.
+    compositions
+        Names of compositions that can be asked for as ``NAME`` or ``NAME:K``.
+    latency
+        Seconds an expert takes now, None while unknown.
+    loads
+        Names of local experts that would have to be loaded first.
+    """
+
+    def __init__(
+        self,
+        profiles: Mapping[str, Profile],
+        router: Router | None,
+        default: Named | None,
+        *,
+        policies: Mapping[str, Named] | None = None,
+        compositions: Mapping[str, Composition] | None = None,
+        explore: float = 0.0,
+        stay_margin: float = 0.0,
+        load_margin: float = 0.0,
+        latency: Callable[[str], float | None] = lambda name: None,
+        loads: Callable[[], frozenset[str]] = frozenset,
+    ) -> None:
+        self.profiles, self.router, self.default = dict(profiles), router, default
+        self.policies = dict(policies or {})
+        self.compositions = dict(compositions or {})
+        self.explore, self.stay_margin, self.load_margin = explore, stay_margin, load_margin
+        self.latency, self.loads = latency, loads
+        if router is not None:
+            self.experts: tuple[str, ...] = tuple(router.predict([_PROBE]).experts)
+            if missing := [name for name in self.experts if name not in self.profiles]:
+                message = f"the router was fitted on experts this pool lacks: {', '.join(missing)}"
+                raise CoterieError(f"{message}; profile this pool and fit again")
+        self._quality = np.zeros(len(self.profiles if router is None else self.experts))
+        self._seen = 0
+
+    def models(self) -> list[str]:
+        """Everything that a request's ``model`` may be, experts last."""
+        auto = [AUTO, *(f"{AUTO}:{name}" for name in self.policies)] if self.router else []
+        return [*auto, *(self.compositions if self.router else ()), *self.profiles]
+
+    @property
+    def best_single(self) -> str | None:
+        """The expert of the highest mean expected quality over the traffic so far."""
+        if self.router is None or not self._seen:
+            return None
+        return self.experts[int(self._quality.argmax())]
+
+    def plan(self, asked: Asked, id: str, allowed: Sequence[str], stay: str = "") -> Plan:
+        """Who is asked; raises ApiError where nobody may be, or there is no such model.
+
+        ``allowed`` are the experts of the client's key, empty for all; ``stay`` is the expert that
+        answered this conversation before.
+        """
+        if asked.model in self.profiles:
+            return self._direct(asked, allowed)
+        named = self._named(asked)
+        if self.router is None:
+            message = f"{asked.model!r} needs a fitted router and this gateway has none"
+            raise ApiError(404, message, code="model_not_found", param="model")
+        return self._routed(asked, id, named, allowed, stay)
+
+    # -- by name
+
+    def _direct(self, asked: Asked, allowed: Sequence[str]) -> Plan:
+        names = tuple(dict.fromkeys((asked.model, *asked.models)))
+        barred = {name: self._bar(name, asked, allowed) for name in names}
+        if unknown := [name for name in names if name not in self.profiles]:
+            raise not_found(unknown[0])
+        kept = tuple([name for name in names if not barred[name]])
+        candidates = [Candidate(name, barred=barred[name]) for name in names]
+        if not kept:
+            raise _nobody(candidates)
+        return Plan(kept, "direct", candidates=candidates)
+
+    def _named(self, asked: Asked) -> Named:
+        """The policy that the model's name and the wishes ask for."""
+        model = asked.model
+        if model == AUTO or model.startswith(f"{AUTO}:"):
+            name = asked.wishes.policy or model.removeprefix(AUTO).removeprefix(":")
+            if (worth := asked.wishes.willingness_to_pay) is not None:
+                return Named("utility", Utility(_number(worth)), "single")
+            return self._policy(name, model)
+        name, _, count = model.partition(":")
+        if name not in self.compositions:
+            raise not_found(model)
+        if not count.isdecimal() and count:
+            raise not_found(model)
+        k = int(count) if count else 3
+        if not 1 <= k <= MOST_RECRUITED:
+            message = f"the number of experts must be between 1 and {MOST_RECRUITED}, got {k}"
+            raise bad_request(message, "model")
+        return Named(model, Recruit(k), name)
+
+    def _policy(self, name: str, model: str) -> Named:
+        if not name:
+            if self.default is None:
+                raise not_found(model)
+            return self.default
+        if name in self.policies:
+            return self.policies[name]
+        known = ", ".join(self.policies) or "none"
+        message = f"no policy {name!r}; the pool file's [gateway.policies] has {known}"
+        raise ApiError(404, message, code="model_not_found", param="model")
+
+    # -- by the router
+
+    def _routed(
+        self, asked: Asked, id: str, named: Named, allowed: Sequence[str], stay: str
+    ) -> Plan:
+        assert self.router is not None
+        wishes = asked.wishes
+        query = Query(
+            id,
+            ({"role": "user", "content": asked.text},),
+            tags=tuple(wishes.skills),
+            category=wishes.category,
+        )
+        estimates = self.router.predict([query])
+        self._seen += 1
+        self._quality += estimates.quality[0]
+        qualities, costs = estimates.quality[0].tolist(), estimates.cost[0].tolist()
+        barred = [
+            self._bar(name, asked, allowed, cost)
+            for name, cost in zip(self.experts, costs, strict=True)
+        ]
+        columns = [j for j, why in enumerate(barred) if not why]
+        candidates = self._candidates(estimates, qualities, costs, barred)
+        if not columns:
+            raise _nobody(candidates)
+        if len(columns) < len(barred):
+            estimates = narrowed(estimates, columns)
+        constraints: dict[str, Any] = {}
+        worth = getattr(named.policy, "willingness_to_pay", math.inf)
+        judged = self._with_switching(estimates, asked, stay, worth, constraints)
+        policy: Policy = named.policy
+        if self.explore and wishes.explore and named.composition == "single":
+            policy = Explore(policy, self.explore)
+        (decision,) = policy.decide([query], judged)
+        return self._plan(decision, named, query, candidates, constraints, asked)
+
+    def _plan(
+        self,
+        decision: Decision,
+        named: Named,
+        query: Query,
+        candidates: list[Candidate],
+        constraints: dict[str, Any],
+        asked: Asked,
+    ) -> Plan:
+        experts, composition = decision.experts, named.composition
+        if composition != "single" and ("tools" in asked.needs or asked.choices > 1):
+            constraints["composition"] = "single: tools and several choices cannot be merged"
+            composition = "single"
+        if asked.models:
+            experts = tuple(dict.fromkeys((experts[0], *asked.models)))
+            if unknown := [name for name in experts if name not in self.profiles]:
+                raise not_found(unknown[0])
+        first = next(c for c in candidates if c.expert == experts[0])
+        return Plan(
+            experts=experts,
+            policy=named.name,
+            composition="" if composition == "single" else composition,
+            decision=replace(decision, composition=composition),
+            query=query,
+            propensity=float(decision.evidence.get("propensity", 1.0)),
+            explored=bool(decision.evidence.get("explored", False)),
+            quality=first.quality,
+            cost=first.cost,
+            candidates=candidates,
+            constraints=constraints,
+        )
+
+    def _candidates(
+        self,
+        estimates: Estimates,
+        qualities: list[float],
+        costs: list[float],
+        barred: list[str],
+    ) -> list[Candidate]:
+        nothing = [None] * len(barred)
+        errors = nothing if estimates.error is None else estimates.error[0].tolist()
+        rows = zip(self.experts, qualities, errors, costs, barred, strict=True)
+        return [Candidate(*row) for row in rows]
+
+    def _with_switching(
+        self,
+        estimates: Estimates,
+        asked: Asked,
+        stay: str,
+        worth: float,
+        constraints: dict[str, Any],
+    ) -> Estimates:
+        """Estimates in which leaving the conversation's expert, and loading one, has its price.
+
+        What the conversation's expert saves by its prompt cache is taken off its cost; a gain in
+        quality must exceed the margins (none where everybody would have to load or to switch).
+        """
+        loading = self.loads() if self.load_margin else frozenset()
+        sticky = stay in estimates.experts
+        if not sticky and not loading:
+            return estimates
+        names = estimates.experts
+        quality, cost = estimates.quality.copy(), estimates.cost.copy()
+        if sticky:
+            column = names.index(stay)
+            saving = asked.prompt_tokens * self.profiles[stay].prefix_saving
+            quality[0, column] += self.stay_margin
+            cost[0, column] = max(cost[0, column] - saving, 0.0)
+            constraints["session"] = {"expert": stay, "saves": saving, "margin": self.stay_margin}
+        if loading:
+            quality[0] -= [self.load_margin * (name in loading) for name in names]
+            constraints["loading"] = sorted(loading.intersection(names))
+        return replace(estimates, quality=quality, cost=cost)
+
+    # -- constraints
+
+    def _bar(
+        self, name: str, asked: Asked, allowed: Sequence[str], cost: float | None = None
+    ) -> str:
+        """Why this expert may not answer, "" where it may."""
+        wishes, profile = asked.wishes, self.profiles.get(name)
+        if profile is None:
+            return "unknown"
+        if allowed and name not in allowed:
+            return "not allowed for this key"
+        if asked.needs and (lacking := asked.needs - profile.capabilities):
+            return f"lacks {', '.join(sorted(lacking))}"
+        if profile.context_length is not None:
+            tokens = asked.prompt_tokens + (asked.answer_tokens or 0)
+            if tokens > profile.context_length:
+                return f"about {tokens} tokens, its context holds {profile.context_length}"
+        if wishes is not NO_WISHES and (why := self._against(wishes, profile, cost)):
+            return why
+        return ""
+
+    def _against(self, wishes: Wishes, profile: Profile, cost: float | None) -> str:
+        """Why the wishes rule this expert out."""
+        if wishes.experts and profile.name not in wishes.experts:
+            return "not among the experts asked for"
+        if profile.name in wishes.exclude:
+            return "excluded by the request"
+        if wishes.region is not None and profile.region != wishes.region:
+            return f"in region {profile.region}, asked for {wishes.region}"
+        if wishes.tags and (missing := set(wishes.tags) - profile.tags):
+            return f"lacks the tags {', '.join(sorted(missing))}"
+        if wishes.max_cost is not None and cost is not None and cost > wishes.max_cost:
+            return f"expected cost {cost:.4g} > {wishes.max_cost:.4g}"
+        if wishes.max_latency is not None:
+            seconds = self.latency(profile.name)
+            if seconds is not None and seconds > wishes.max_latency:
+                return f"takes {seconds:.2g} s now, asked for {wishes.max_latency:.2g}"
+        return ""
+
+
+_PROBE = Query.from_text("probe", "probe")
+
+
+def narrowed(estimates: Estimates, columns: Sequence[int]) -> Estimates:
+    """The estimates of these experts alone, in this order."""
+    support = estimates.support
+    if support is not None:
+        support = dataclasses.replace(support, quality=support.quality[:, columns])
+
+    def of(array: Any) -> Any:
+        return None if array is None else array[..., columns]
+
+    return replace(
+        estimates,
+        experts=tuple([estimates.experts[j] for j in columns]),
+        quality=estimates.quality[:, columns],
+        cost=estimates.cost[:, columns],
+        suitability=of(estimates.suitability),
+        strength=of(estimates.strength),
+        error=of(estimates.error),
+        support=support,
+    )
+
+
+def _number(value: float) -> float:
+    if not value >= 0:
+        raise bad_request(f"willingness_to_pay must be at least 0, got {value}", "coterie")
+    return value
+
+
+def _nobody(candidates: Sequence[Candidate]) -> ApiError:
+    """400: every expert is barred, with the reason of each."""
+    whys = "; ".join(f"{c.expert}: {c.barred}" for c in candidates)
+    return bad_request(f"no expert can answer this request ({whys})", code="no_eligible_expert")
