@@ -11,7 +11,7 @@ import pytest
 from coterie import plugins, testing
 from coterie.aggregators import ByExpert, Majority, Weighted
 from coterie.answers import arrow
-from coterie.compositions import Composition, cascade, confident, recruit
+from coterie.compositions import Composition, bound, cascade, confident, recruit
 from coterie.evaluation import best_single_row, oracle_row
 from coterie.records import Records
 from coterie.routers.base import Router
@@ -55,8 +55,12 @@ MERGING: dict[str, Composition] = {
     "recruit, by expert": lambda q, d, s: recruit(q, d, s, aggregator=ByExpert("generalist")),
     "cascade, never content": lambda q, d, s: cascade(q, d, s, accept=confident(0.0)),
 }
+NEEDS: dict[str, dict[str, Any]] = {}  # settings that a composition cannot do without
 COMPOSITIONS: dict[str, Composition] = {
-    **{name: plugins.load("compositions", name) for name in plugins.names("compositions")},
+    **{
+        name: bound(plugins.load("compositions", name), NEEDS.get(name, {}))
+        for name in plugins.names("compositions")
+    },
     **MERGING,
 }
 

@@ -17,6 +17,7 @@ from coterie.experts.modes import ModeExpert
 from coterie.policies import Recruit, Utility
 from coterie.pool import Pool
 from coterie.residency import LRU, LookAhead
+from coterie.runs import describe
 from coterie.testing import DECISION, converse
 from coterie.types import Completion, Query
 
@@ -455,6 +456,32 @@ def test_an_extractor_may_be_named_in_the_settings() -> None:
     texts = {"sums": "I say 94", "sorting": "it must be 95", "reversal": "surely 95"}
     _, answer = converse(composition, lambda call: Completion(call.expert, texts[call.expert]))
     assert answer.expert == "sums"
+
+
+def test_settings_of_a_composition_are_checked_and_read_answers_as_the_pool_does() -> None:
+    gated = make_composition(trio(), "cascade-consistent", own={"agreement": 0.5})
+    assert (gated.agreement, gated.extract) == (0.5, number)  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match=r"settings: agreemnt.*'agreement'"):
+        make_composition(trio(), "cascade-consistent", own={"agreemnt": 0.5})
+    with pytest.raises(ConfigError, match="agreement: expected at least 0 and at most 1"):
+        make_composition(trio(), "cascade-consistent", own={"agreement": 2})
+    with pytest.raises(ConfigError, match="unknown key"):
+        make_composition(trio(), "single", own={"query": 1})
+
+
+def test_a_file_sets_policy_and_composition(here: Path) -> None:
+    text = """
+[policy]
+name = "chain"
+composition = "cascade-unsure"
+experts = ["small"]
+[composition.settings]
+threshold = -0.25
+"""
+    made = config(here, ONE + text)
+    composition = made.composition(made.pool())
+    assert composition.threshold == -0.25  # type: ignore[attr-defined]
+    assert describe(composition) == describe(made.composition(made.pool()))
 
 
 def test_the_embedded_pool_reads() -> None:

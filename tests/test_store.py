@@ -1,7 +1,9 @@
+import json
 import sqlite3
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,15 @@ def test_what_was_journaled_comes_back_exactly(tmp_path: Path) -> None:
         assert journal.find(0, 0, (A, B)) == [YES, None]
         assert journal.decisions()[0].reason == "because"
         assert journal.count() == 1
+
+
+def test_token_probabilities_are_journaled(tmp_path: Path) -> None:
+    sure = replace(YES, logprobs=(-0.1, -0.25), margin=0.5)
+    with Journal(tmp_path / "j", {"seed": "0"}) as journal:
+        journal.add(0, 0, 0, A, sure)
+        journal.add(0, 0, 1, B, replace(sure, margin=None))
+        assert journal.find(0, 0, (A, B)) == [sure, replace(sure, margin=None)]
+    assert Completion.from_dict(json.loads(json.dumps(sure.to_dict()))) == sure
 
 
 def test_a_journal_in_memory_leaves_no_file(

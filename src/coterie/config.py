@@ -34,6 +34,7 @@
 
     [composition]                      # the policy's own composition
     aggregator = "weighted"            # recruit: majority | weighted | expert; cascade: threshold
+    settings = {}                      # what other compositions take
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ from pydantic import ValidationError
 
 from coterie import plugins
 from coterie.answers import extractor
-from coterie.compositions import Composition, cascade, confident
+from coterie.compositions import Composition, bound, cascade, confident
 from coterie.errors import ConfigError, CoterieError, InputError
 from coterie.experts.base import Expert, Price
 from coterie.experts.modes import ModeExpert
@@ -64,6 +65,7 @@ from coterie.types import Seed
 
 EMBEDDED = Path(__file__).parent / "embedded" / "pool.toml"
 PER_MILLION = 1e-6
+FOLDERS = ("scorer", "gate")  # settings of compositions that name an artifact
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,12 @@ class Config:
         if decided == "cascade":
             return self._cascade()
         return make_composition(
-            pool, decided, table.aggregator, table.aggregator_settings, path=self.path
+            pool,
+            decided,
+            table.aggregator,
+            table.aggregator_settings,
+            path=self.path,
+            own=table.settings,
         )
 
     def _cascade(self) -> Composition:
@@ -289,34 +296,59 @@ def make_composition(
     aggregator: str | None = None,
     settings: Mapping[str, Any] | None = None,
     path: Path | None = None,
+    own: Mapping[str, Any] | None = None,
 ) -> Composition:
     """The composition called ``name`` over ``pool``, merging with ``aggregator``.
 
     Without one, a composition that merges lets the majority of the extracted answers decide.
-    Raises ConfigError for settings that do not fit.
+    ``settings`` are the aggregator's, ``own`` the composition's. Raises ConfigError for settings
+    that do not fit.
     """
     found = _load("compositions", name, path, "composition")
-    if "aggregator" not in _parameters(found, path, "composition"):
-        if aggregator is not None:
-            message = f"the composition {name!r} merges nothing; leave the key out"
-            raise ConfigError(message, path=path, field="composition: aggregator")
-        composition: Composition = found
-        return composition
-    where = f"aggregator {aggregator or 'majority'}"
-    factory = _load("aggregators", aggregator or "majority", path, where)
-    given = _aggregator_settings(pool, factory, settings or {}, path, where)
-    return functools.partial(found, aggregator=_call(factory, given, path, where))
+    # Of a function the first three arguments are the drivers', the others settings.
+    factory = found if isinstance(found, type) else functools.partial(found, None, None, None)
+    given = _with_extractor(pool, factory, own or {}, path, "composition.settings")
+    given = {key: _beside(path, value) if key in FOLDERS else value for key, value in given.items()}
+    if "aggregator" in _parameters(factory, path, "composition"):
+        given["aggregator"] = _aggregator(pool, aggregator or "majority", settings or {}, path)
+    elif aggregator is not None:
+        message = f"the composition {name!r} merges nothing; leave the key out"
+        raise ConfigError(message, path=path, field="composition: aggregator")
+    check_keys(factory, given, path, "composition.settings")
+    made = {"found": found, "settings": given}
+    composition: Composition = _call(bound, made, path, "composition.settings")
+    return composition
+
+
+def _beside(path: Path | None, value: Any) -> Any:
+    """A folder relative to the configuration file."""
+    return str(path.parent / value) if path is not None and isinstance(value, str) else value
+
+
+def _with_extractor(
+    pool: Pool, factory: Any, settings: Mapping[str, Any], path: Path | None, where: str
+) -> dict[str, Any]:
+    """The settings, with the pool's extractor for what reads answers."""
+    given = dict(settings)
+    if "extract" in _parameters(factory, path, where):
+        given["extract"] = given.get("extract", pool.extract)
+        if isinstance(given["extract"], str):
+            given["extract"] = _call(extractor, {"name": given["extract"]}, path, where)
+    return given
+
+
+def _aggregator(pool: Pool, name: str, settings: Mapping[str, Any], path: Path | None) -> Any:
+    where = f"aggregator {name}"
+    factory = _load("aggregators", name, path, where)
+    given = _aggregator_settings(pool, factory, settings, path, where)
+    return _call(factory, given, path, where)
 
 
 def _aggregator_settings(
     pool: Pool, factory: Any, settings: Mapping[str, Any], path: Path | None, where: str
 ) -> dict[str, Any]:
     """The settings with the pool's extractor for one that reads answers."""
-    given = dict(settings)
-    if "extract" in _parameters(factory, path, where):
-        given["extract"] = given.get("extract", pool.extract)
-        if isinstance(given["extract"], str):
-            given["extract"] = _call(extractor, {"name": given["extract"]}, path, where)
+    given = _with_extractor(pool, factory, settings, path, where)
     check_keys(factory, given, path, where)
     if "expert" in given and given["expert"] not in pool.experts:
         message = f"no expert {given['expert']!r} in the pool; there are {', '.join(pool.experts)}"

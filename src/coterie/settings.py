@@ -78,10 +78,12 @@ class CompositionTable(_Table):
     """A composition (the policy's own by default) and how answers are merged or accepted.
 
     ``threshold`` is for ``cascade``: the mean token log probability that is good enough.
+    ``settings`` go to the composition itself.
     """
 
     name: str | None = None
     threshold: float | None = None
+    settings: dict[str, Any] = {}
     aggregator: str | None = None
     aggregator_settings: dict[str, Any] = {}
 

@@ -23,12 +23,13 @@ from coterie.errors import ArtifactError, CoterieError, ResumeError
 from coterie.files import Closing
 from coterie.types import Call, Completion, Decision, Usage
 
-VERSION = 2
+VERSION = 3
 APPLICATION = 0x636F7465  # "cote": marks the file as ours
 GROUP = 256  # completions that are committed together at most
 COMPLETION = """
   expert TEXT NOT NULL, text TEXT NOT NULL, prompt_tokens INTEGER, completion_tokens INTEGER,
-  cost REAL, latency REAL, finish_reason TEXT, error TEXT, estimated INTEGER, logprob REAL
+  cost REAL, latency REAL, finish_reason TEXT, error TEXT, estimated INTEGER, logprob REAL,
+  tokens TEXT
 """
 SCHEMA = f"""
 BEGIN;
@@ -49,10 +50,10 @@ CREATE TABLE failures (
 """
 FIELDS = (
     "expert, text, prompt_tokens, completion_tokens, cost, latency, finish_reason, error, "
-    "estimated, logprob"
+    "estimated, logprob, tokens"
 )
-ADD = f"INSERT INTO completions VALUES ({', '.join('?' * 14)})"
-ADD_FAILURE = f"INSERT OR REPLACE INTO failures VALUES ({', '.join('?' * 14)})"
+ADD = f"INSERT INTO completions VALUES ({', '.join('?' * 15)})"
+ADD_FAILURE = f"INSERT OR REPLACE INTO failures VALUES ({', '.join('?' * 15)})"
 FIND = f"SELECT place, digest, {FIELDS} FROM completions WHERE query=? AND step=?"
 FIND_FAILED = f"SELECT place, {FIELDS} FROM failures WHERE query=? AND step=? AND run=?"
 Found: TypeAlias = list[Completion | None]
@@ -290,20 +291,22 @@ class Journal(Closing):
 def _values(completion: Completion) -> tuple[Any, ...]:
     c, usage = completion, completion.usage
     tokens = usage.prompt_tokens, usage.completion_tokens
-    ending = c.finish_reason, c.error, c.estimated, c.logprob
+    each = json.dumps([c.margin, *c.logprobs]) if c.logprobs else None
+    ending = c.finish_reason, c.error, c.estimated, c.logprob, each
     return (c.expert, c.text, *tokens, c.cost, c.latency, *ending)
 
 
 def _completion(
     expert: Any, text: Any, prompt: int, made: int, cost: float, latency: float, *ending: Any
 ) -> Completion:
-    finish_reason, error, estimated, logprob = ending
+    finish_reason, error, estimated, logprob, each = ending
     if not isinstance(text, str):
         expert, text, finish_reason, error = map(_as_text, (expert, text, finish_reason, error))
     usage, marked = Usage(int(prompt), int(made)), bool(estimated)
-    return Completion(
-        expert, text, usage, float(cost), float(latency), finish_reason, error, marked, logprob
-    )
+    margin, *logprobs = (None,) if each is None else json.loads(each)
+    numbers = usage, float(cost), float(latency)
+    surprise = logprob, tuple(logprobs), margin
+    return Completion(expert, text, *numbers, finish_reason, error, marked, *surprise)
 
 
 def _as_bytes(value: Any) -> Any:

@@ -108,6 +108,10 @@ class Completion:
     ``cost`` is in the unit of the pool, ``latency`` in seconds, ``logprob`` the mean natural log
     probability of the sampled tokens (None where the expert gives none). ``estimated`` marks
     usage that was computed here because the expert reported none.
+
+    Only calls with the option ``top_logprobs`` of at least 2 get ``logprobs``, those of every
+    token, and ``margin``, by how much the first token's likeliest reading beat the second
+    (probabilities).
     """
 
     expert: str
@@ -119,6 +123,8 @@ class Completion:
     error: str | None = None
     estimated: bool = False
     logprob: float | None = None
+    logprobs: tuple[float, ...] = ()
+    margin: float | None = None
 
     @property
     def failed(self) -> bool:
@@ -137,7 +143,8 @@ class Completion:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Completion:
         """The inverse of ``to_dict``."""
-        return cls(**{**data, "usage": Usage(**data["usage"])})
+        lists = {"logprobs": tuple(data.get("logprobs", ()))}
+        return cls(**{**data, **lists, "usage": Usage(**data["usage"])})
 
 
 @dataclass(frozen=True, slots=True, eq=False)

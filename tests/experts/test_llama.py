@@ -40,6 +40,20 @@ def test_log_probabilities_can_be_switched_off(engine: LlamaEngine) -> None:
     assert ask(engine, "What is 3 plus 5?", logprobs=False)["logprob"] is None
 
 
+def test_what_is_known_of_every_token_comes_where_two_readings_are_asked_for(
+    engine: LlamaEngine,
+) -> None:
+    question = [{"role": "user", "content": "What is 3 plus 5?"}]
+    options = {"logprobs": True, "top_logprobs": 2}
+    whole = engine.complete(question, options)
+    pieces = engine.complete(question, options, emit=lambda piece: None)
+    assert len(whole["logprobs"]) == len(whole["text"])
+    assert sum(whole["logprobs"]) / len(whole["logprobs"]) == pytest.approx(whole["logprob"])
+    assert 0 < (whole["margin"] or 0) <= 1
+    assert pieces["logprobs"] == pytest.approx(whole["logprobs"])
+    assert "margin" not in engine.complete(question, {})
+
+
 def test_an_answer_can_be_cut_short(engine: LlamaEngine) -> None:
     assert ask(engine, "What is 3 plus 5?", max_tokens=2)["finish_reason"] == "length"
     assert "=>" not in ask(engine, "What is 3 plus 5?", stop=["=>"])["text"]

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -267,6 +268,33 @@ def test_retry_after_may_be_a_date() -> None:
     assert 25 < (retry_after({"Retry-After": soon}) or 0) <= 30
     assert retry_after({"Retry-After": "2"}) == 2
     assert retry_after({"Retry-After": "whenever"}) is None
+
+
+def test_token_probabilities_are_read_where_two_readings_are_asked_for() -> None:
+    readings = [{"token": "9", "logprob": math.log(p)} for p in (0.6, 0.3)]
+    content = [
+        {"token": "9", "logprob": math.log(0.6), "top_logprobs": readings},
+        {"token": "5", "logprob": -0.1, "top_logprobs": []},
+    ]
+    choice = {"message": {"content": "95"}, "logprobs": {"content": content}}
+
+    async def handler(_: web.Request) -> web.StreamResponse:
+        return web.json_response({"choices": [choice]})
+
+    async def main(**options: Any) -> Completion:
+        async with server(handler) as url:
+            expert = OpenAIExpert("it", base_url=url, model="m")
+            try:
+                return await expert.complete(ask(expert, **options))
+            finally:
+                await expert.close()
+
+    completion = asyncio.run(main(logprobs=True, top_logprobs=2))
+    assert completion.logprobs == pytest.approx((math.log(0.6), -0.1))
+    assert completion.margin == pytest.approx(0.3)
+    plain = asyncio.run(main(logprobs=True))
+    assert (plain.logprobs, plain.margin) == ((), None)
+    assert plain.logprob == completion.logprob
 
 
 def test_a_server_that_is_not_there_is_an_error() -> None:

@@ -6,23 +6,29 @@ function of query, decision, seed and completions, so a driver may run it again 
 """
 
 from coterie.compositions.base import (
+    ROUTING,
     Composition,
     annotate,
     answered,
     ask,
+    bound,
     cascade,
     confident,
+    options_of,
     recruit,
     single,
 )
 
 __all__ = [
+    "ROUTING",
     "Composition",
     "annotate",
     "answered",
     "ask",
+    "bound",
     "cascade",
     "confident",
+    "options_of",
     "recruit",
     "single",
 ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from coterie.aggregators import Aggregator, Majority, nothing_usable
 from coterie.answers import whole
@@ -12,12 +13,30 @@ from coterie.skills import PROMPT, SAMPLES, consensus, parse_keywords
 from coterie.types import Call, Completion, Decision, Final, Flow, Query, Seed, derive_seed
 
 Composition: TypeAlias = Callable[[Query, Decision, Seed], Flow]
+ROUTING = "routing"  # the request option that speaks to policies; experts never see it
+
+
+def bound(found: Any, settings: Mapping[str, Any]) -> Composition:
+    """The composition behind a registered object.
+
+    A class is made with the settings; a function is a composition itself, and they are its keyword
+    arguments.
+    """
+    if isinstance(found, type):
+        made: Composition = found(**settings)
+        return made
+    return functools.partial(found, **settings) if settings else found
 
 
 def ask(query: Query, expert: str, seed: Seed, step: int = 0, index: int = 0) -> Call:
     """The call that puts ``query`` to ``expert``, with a seed of its own."""
-    options = {**query.params, "seed": derive_seed(seed, step, index)}
-    return Call(expert, query.messages, "answer", options)
+    return Call(expert, query.messages, "answer", options_of(query, seed, step, index))
+
+
+def options_of(query: Query, seed: Seed, step: int = 0, index: int = 0) -> dict[str, Any]:
+    """The request's options for an expert, with the seed of one call."""
+    passed = {name: value for name, value in query.params.items() if name != ROUTING}
+    return {**passed, "seed": derive_seed(seed, step, index)}
 
 
 def single(query: Query, decision: Decision, seed: Seed) -> Flow:

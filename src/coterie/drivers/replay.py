@@ -1,7 +1,8 @@
 """The replay driver: completions come from records, nothing is asked.
 
 What is evaluated offline is the code that serves online. Replay serves only what the records hold
-and raises NotRecordedError for anything else, aggregate and judge calls included.
+and raises NotRecordedError for anything else: aggregate and judge calls, and calls with other
+messages than the question.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def replay(
 
 def _recorded(call: Call, query: Query, row: int | None, records: Records) -> Completion:
     completion = None
-    if row is not None and call.purpose == "answer" and call.expert in records.experts:
+    known = call.expert in records.experts and call.messages == query.messages
+    if row is not None and call.purpose == "answer" and known:
         completion = records.completion(row, call.expert)
     if completion is None:
         what = f"{call.purpose} call to {call.expert!r} for query {query.id!r}"

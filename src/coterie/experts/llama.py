@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coterie.errors import ExpertError
-from coterie.experts.engine import Emit, Generated
+from coterie.experts.engine import Emit, Generated, token_facts
 from coterie.experts.gguf import read_header
 
 if TYPE_CHECKING:
@@ -160,6 +160,7 @@ def _whole(server: Any, body: dict[str, Any]) -> Generated:
         "finish_reason": choice["finish_reason"],
         "logprob": mean(_logprobs(choice)),
         "latency": 0.0,
+        **token_facts(_tokens(choice), body),
     }
 
 
@@ -169,7 +170,7 @@ class _Pieces:
     def __init__(self, emit: Emit | None, stop: threading.Event | None) -> None:
         self.emit, self.stop = emit, stop
         self.texts: list[str] = []
-        self.logprobs: list[float] = []
+        self.tokens: list[dict[str, Any]] = []
         self.usage: dict[str, int] = {}
         self.finish_reason = "cancelled"
         self.error: ExpertError | None = None
@@ -187,8 +188,9 @@ class _Pieces:
             "prompt_tokens": self.usage.get("prompt_tokens", 0),
             "completion_tokens": self.usage.get("completion_tokens", len(self.texts)),
             "finish_reason": self.finish_reason,
-            "logprob": mean(self.logprobs),
+            "logprob": mean([token["logprob"] for token in self.tokens]),
             "latency": 0.0,
+            **token_facts(self.tokens, body),
         }
 
     def __call__(self, chunk: dict[str, Any]) -> bool:
@@ -205,7 +207,7 @@ class _Pieces:
 
     def _take(self, choice: dict[str, Any]) -> None:
         self.finish_reason = choice["finish_reason"] or self.finish_reason
-        self.logprobs += _logprobs(choice)
+        self.tokens += _tokens(choice)
         if piece := choice["delta"].get("content"):
             self.texts.append(piece)
             if self.emit:
@@ -218,9 +220,13 @@ def _check(response: dict[str, Any]) -> None:
 
 
 def _logprobs(choice: Mapping[str, Any]) -> list[float]:
-    """Of the tokens that are text: the end token is listed, with no bytes, but never streamed."""
+    return [token["logprob"] for token in _tokens(choice)]
+
+
+def _tokens(choice: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Those that are text: the end token is listed, with no bytes, but never streamed."""
     tokens = (choice.get("logprobs") or {}).get("content") or []
-    return [token["logprob"] for token in tokens if token["bytes"]]
+    return [token for token in tokens if token["bytes"]]
 
 
 def mean(values: Sequence[float]) -> float | None:

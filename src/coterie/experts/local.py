@@ -202,6 +202,8 @@ class LocalExpert(PushingExpert):
             finish_reason=answer["finish_reason"],
             error=empty,
             logprob=answer["logprob"],
+            logprobs=tuple(answer.get("logprobs", ())),
+            margin=answer.get("margin"),
         )
 
 

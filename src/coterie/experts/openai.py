@@ -14,7 +14,7 @@ import aiohttp
 
 from coterie.errors import ExpertError, InputError
 from coterie.experts.base import Expert, Price, check_limits
-from coterie.experts.engine import Emit
+from coterie.experts.engine import Emit, margin_of, wants_tokens
 from coterie.experts.limits import RateLimit
 from coterie.experts.retries import delay, retry_after
 from coterie.experts.streams import PushingExpert
@@ -98,7 +98,14 @@ class OpenAIExpert(PushingExpert):
             error=error,
             estimated=estimated,
             logprob=reply.logprob,
+            **self._tokens(call, reply),
         )
+
+    def _tokens(self, call: Call, reply: _Reply) -> dict[str, Any]:
+        """What is known of every token, for calls that ask for two readings of each."""
+        if not wants_tokens({**self.options, **call.options}):
+            return {}
+        return {"logprobs": tuple(reply.logprobs), "margin": reply.margin}
 
     async def _try(self, call: Call, reply: _Reply) -> str | None:
         """Fill ``reply``; returns what went wrong in the end, None if nothing did."""
@@ -204,6 +211,7 @@ class _Reply:
     usage: Usage | None = None
     finish_reason: str = "stop"
     logprobs: list[float] = field(default_factory=list)
+    margin: float | None = None
     held: float = 0.0  # seconds spent waiting for rate limits
 
     @property
@@ -234,6 +242,8 @@ class _Reply:
         for choice in data["choices"][:1]:
             self.finish_reason = choice.get("finish_reason") or self.finish_reason
             tokens = (choice.get("logprobs") or {}).get("content") or []
+            if tokens and not self.logprobs:
+                self.margin = margin_of(tokens[0])
             self.logprobs += [float(token["logprob"]) for token in tokens]
             if piece := choice[part].get("content"):
                 self.text += piece

@@ -12,7 +12,7 @@ from typing import Any
 
 from coterie.aggregators import Weighted
 from coterie.answers import Extractor
-from coterie.compositions import recruit
+from coterie.compositions import Composition, bound, recruit
 from coterie.errors import InputError
 from coterie.panel.battles import BASE
 from coterie.panel.contest import DEFAULT
@@ -172,11 +172,22 @@ def make_entrants(
     wanted = parse_specs(all_routers() if routers.strip() == "all" else routers)
     if DEFAULT not in [spec.text for spec in wanted]:
         wanted.append(Spec(DEFAULT, DEFAULT, {}))
-    rules = [(spec, policy_factory(spec)) for spec in parse_specs(policies)]
-    vote = functools.partial(recruit, aggregator=Weighted(extract))
+    rules = [
+        (spec, policy_factory(spec), flow(str(spec.settings.get("composition", "")), extract))
+        for spec in parse_specs(policies)
+    ]
     entrants = []
     for spec in wanted:
         make = router_factory(spec, encoder)
         entrants.append(Entrant(spec.text, make))
-        entrants += [Entrant(f"{spec.text}, {r.text}", make, p, vote) for r, p in rules]
+        entrants += [Entrant(f"{spec.text}, {r.text}", make, p, f) for r, p, f in rules]
     return entrants, DEFAULT
+
+
+def flow(name: str, extract: Extractor) -> Composition:
+    """The composition that a policy's setting names, with its own defaults; else the vote."""
+    if name in ("", "recruit", "single"):
+        return functools.partial(recruit, aggregator=Weighted(extract))
+    found = load("compositions", name)
+    reads = "extract" in inspect.signature(found).parameters
+    return bound(found, {"extract": extract} if reads else {})

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from coterie.compositions import Composition
+from coterie.compositions import Composition, bound
 from coterie.drivers.replay import replay
 from coterie.errors import CoterieError
 from coterie.features import Encoder
@@ -300,7 +300,7 @@ def _replayed(
     records: Records, row: int, decision: Decision, composition: Composition | None
 ) -> tuple[str, list[str]]:
     """Whose answer counts and who was asked, from what the records hold of one query."""
-    flow = composition or load("compositions", decision.composition)
+    flow = composition or bound(load("compositions", decision.composition), {})
     query = records.queries[row]
     (answer,) = replay([query], [decision], flow, records.take([row]))
     return answer.completion.expert, [completion.expert for completion in answer.trace]

@@ -13,6 +13,7 @@ and the ``nearest`` records; null where a router or a policy has none.
 from coterie.policies.base import Policy, switch_share
 from coterie.policies.budget import Allocation, Budget, allocate
 from coterie.policies.certified import Certified
+from coterie.policies.chain import Chain
 from coterie.policies.exploring import Explore
 from coterie.policies.guarded import Guarded
 from coterie.policies.recruit import (
@@ -30,6 +31,7 @@ __all__ = [
     "Allocation",
     "Budget",
     "Certified",
+    "Chain",
     "Explore",
     "Guarded",
     "Policy",
