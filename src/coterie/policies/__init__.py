@@ -10,12 +10,14 @@ Every decision carries evidence as JSON values: ``chosen`` and ``runner_up`` wit
 and the ``nearest`` records; null where a router or a policy has none.
 """
 
+from coterie.policies.bandits import UCB, Thompson
 from coterie.policies.base import Policy, switch_share
 from coterie.policies.budget import Allocation, Budget, allocate
 from coterie.policies.certified import Certified
 from coterie.policies.chain import Chain
 from coterie.policies.exploring import Explore
 from coterie.policies.guarded import Guarded
+from coterie.policies.pacing import Paced
 from coterie.policies.recruit import (
     RULES,
     Recruit,
@@ -28,15 +30,18 @@ from coterie.policies.utility import Utility
 
 __all__ = [
     "RULES",
+    "UCB",
     "Allocation",
     "Budget",
     "Certified",
     "Chain",
     "Explore",
     "Guarded",
+    "Paced",
     "Policy",
     "Recruit",
     "Selection",
+    "Thompson",
     "Utility",
     "allocate",
     "distinct_experts",
