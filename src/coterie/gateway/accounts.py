@@ -1,0 +1,305 @@
+"""Accounts: who may ask, and how much; reserve before a request, settle after it.
+
+Budgets and limits are taken from the ledger in leases (see ``allowances``), so that a request is
+let in from memory alone, however many replicas share them, and a killed process cannot have spent
+more than it had leased.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+from coterie.gateway.allowances import Allowance, Terms, period_at
+from coterie.gateway.entries import Key, Team, new_id
+from coterie.gateway.keys import find_key
+from coterie.gateway.ledger import Ledger, StoreDown
+from coterie.gateway.wire import ApiError, Headers, overloaded
+
+TEND_SECONDS = 1.0  # between two looks at changed keys and idle leases
+IDLE_SECONDS = 5.0  # after which unused leases go back
+Outage: TypeAlias = Literal["closed", "open"]
+ANONYMOUS = Key(id="", name="", prefix="", digest=b"", created=0.0)
+UNITS = (("rpm", "requests"), ("tpm", "tokens"))
+
+
+class Accounts:
+    """Keys, teams, their budgets and limits.
+
+    Parameters
+    ----------
+    ledger
+        Where keys and spending are kept.
+    outage
+        What happens while the ledger's store is down: "closed" refuses requests with 503, "open"
+        lets them in (budgets are not enforced then, but everything spent is recorded later).
+    anonymous
+        Whether requests are let in without a key as long as there are no keys at all.
+    clock
+        Seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        outage: Outage = "closed",
+        anonymous: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.ledger, self.outage, self.anonymous = ledger, outage, anonymous
+        self.holder = new_id("hold_")
+        self._clock = clock
+        self._keys: dict[bytes, Key] = {}
+        self._teams: dict[str, Team] = {}
+        self._mark: tuple[object, ...] | None = None
+        self._allowances: dict[tuple[str, str], Allowance] = {}
+        self._plans: dict[str, _Plan] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Read the keys and begin to look after them and the leases."""
+        await self.refresh()
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def close(self) -> None:
+        """Give the leases back; reservations under way are to be settled before."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        with contextlib.suppress(StoreDown):
+            for allowance in self._allowances.values():
+                await allowance.finish()
+                await allowance.give_back()
+
+    def authenticate(self, secret: str | None) -> Key:
+        """The key of a secret; raises ApiError 401 where it has none, or not any more."""
+        if self.anonymous and not self._keys:
+            return ANONYMOUS
+        if not secret:
+            raise _unknown("You did not provide an API key; send it as 'Authorization: Bearer KEY'")
+        key = find_key(self._keys, secret)
+        if key is None or key.revoked is not None:
+            raise _unknown("Incorrect API key provided")
+        if key.expires is not None and key.expires <= self._clock():
+            raise _unknown("The API key has expired; ask for a new one")
+        return key
+
+    async def reserve(self, key: Key, cost: float, tokens: int) -> Reservation:
+        """Set aside the most that a request may cost; waits only where a new lease is needed.
+
+        Raises ApiError: 429 where a budget or limit has not that much left, 503 where the store is
+        down and ``outage`` or a full spool says so.
+        """
+        if not self.ledger.accepting or (self.outage == "closed" and not self.ledger.reachable):
+            raise overloaded("the gateway's ledger cannot be written now; try again")
+        if not (cost >= 0 and cost < math.inf):
+            raise ValueError(f"expected a cost of at least 0, got {cost!r}")
+        while True:
+            now = self._clock()
+            plan = self._plans.get(key.id)
+            if plan is None or plan.key is not key or now >= plan.until:
+                plan = self._plan(key, now)
+            amounts = {"cost": cost, "tokens": tokens, "requests": 1, "slots": 1}
+            for allowance in plan.allowances:
+                need = amounts[allowance.terms.unit]
+                if allowance.left < need * (1 - 1e-9) and allowance.terms.cap < math.inf:
+                    await self._refill(allowance, need)
+                    break
+            else:
+                return Reservation(plan.allowances, amounts, now)
+
+    async def _refill(self, allowance: Allowance, need: float) -> None:
+        short = need - allowance.left
+        try:
+            if not await allowance.refill(short) and allowance.left < need * (1 - 1e-9):
+                raise _denied(allowance, need, self._clock())
+        except StoreDown as error:
+            if self.outage == "closed":
+                raise overloaded(f"{error}; try again") from None
+            allowance.force(short)
+
+    def _plan(self, key: Key, now: float) -> _Plan:
+        """The allowances of a key and its team, those of a past minute or day replaced."""
+        owners: list[tuple[str, Key | Team]] = [(f"key:{key.id}", key)]
+        if team := self._teams.get(key.team):
+            owners.append((f"team:{team.name}", team))
+        found = [self._allowance(terms, now) for name, one in owners for terms in _terms(name, one)]
+        until = min(allowance.until for allowance in found)
+        self._plans[key.id] = plan = _Plan(key, found, until)
+        return plan
+
+    def _allowance(self, terms: Terms, now: float) -> Allowance:
+        place = terms.account, period_at(terms.period, now)[0]
+        allowance = self._allowances.get(place)
+        if allowance is None:
+            allowance = Allowance(terms, self.ledger, self.holder, now)
+            self._allowances[place] = allowance
+        elif allowance.terms != terms:
+            allowance.terms, allowance.used = terms, 0.0  # what is left goes back at once
+        return allowance
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(TEND_SECONDS)
+            with contextlib.suppress(StoreDown):
+                await self.tend()
+
+    async def tend(self) -> None:
+        """Read changed keys, give a sign of life, return leases that nobody uses."""
+        now = self._clock()
+        self.ledger.seen(self.holder, time.time())
+        await self.refresh()
+        for place, allowance in [*self._allowances.items()]:
+            over = allowance.until <= now
+            minute = allowance.terms.period == "minute"
+            if not (over and minute) and (over or allowance.used < now - IDLE_SECONDS):
+                await allowance.give_back()
+            if over and not allowance.held:
+                del self._allowances[place]
+                if minute:
+                    await self.ledger.forget_leases(now)
+
+    async def refresh(self) -> None:
+        """Read keys and teams where any has changed; raises StoreDown."""
+        mark = await self.ledger.owners_mark()
+        if mark == self._mark:
+            return
+        keys, teams = await self.ledger.owners()
+        self._mark, self._keys = mark, {key.digest: key for key in keys}
+        self._teams = {team.name: team for team in teams}
+        self._plans.clear()
+
+
+class _Plan:
+    """The allowances a key's requests take from, until the first of them ends."""
+
+    __slots__ = ("allowances", "key", "until")
+
+    def __init__(self, key: Key, allowances: list[Allowance], until: float) -> None:
+        self.key, self.allowances, self.until = key, allowances, until
+
+
+class Reservation:
+    """What was set aside for one request, until ``settle`` or ``release``; the first one counts."""
+
+    __slots__ = ("_open", "_parts")
+
+    def __init__(self, allowances: list[Allowance], amounts: dict[str, float], now: float) -> None:
+        self._parts: list[tuple[Allowance, float]] = []
+        self._open = True
+        for allowance in allowances:
+            amount = amounts[allowance.terms.unit] if allowance.terms.cap < math.inf else 0.0
+            allowance.take(amount, now)
+            self._parts.append((allowance, amount))
+
+    def settle(self, cost: float, tokens: int) -> None:
+        """Record what was spent, in full even where less was reserved."""
+        if not self._open:
+            return
+        self._open = False
+        for allowance, reserved in self._parts:
+            unit = allowance.terms.unit
+            if unit == "cost":
+                # a cost that is no number is taken for the worst case: never hidden
+                allowance.settle(reserved, cost if 0 <= cost < math.inf else reserved)
+            elif unit == "tokens":
+                allowance.settle(reserved, tokens)
+            else:
+                allowance.settle(reserved, reserved if unit == "requests" else 0.0)
+
+    def release(self) -> None:
+        """Nothing was spent; the request still counts for limits of requests per minute."""
+        self.settle(0.0, 0)
+
+    @property
+    def headers(self) -> Headers:
+        """Limit, rest and time to the reset of requests and tokens a minute, the tightest ones."""
+        told: list[tuple[bytes, bytes]] = []
+        for _, unit in UNITS:
+            limits = [a for a, _ in self._parts if a.terms.unit == unit]
+            if limits:
+                told += _rate_headers(min(limits, key=_remaining))
+        return told
+
+
+def _terms(name: str, owner: Key | Team) -> list[Terms]:
+    """What an owner limits; spending is counted even where there is no budget yet."""
+    cap = math.inf if owner.budget is None else owner.budget
+    found = [Terms(name, "cost", cap, owner.period)]
+    for field, unit in UNITS:
+        if (limit := getattr(owner, field)) is not None:
+            found.append(Terms(f"{name}:{unit}", unit, limit, "minute"))
+    if owner.concurrency is not None:
+        found.append(Terms(f"{name}:slots", "slots", owner.concurrency, "now"))
+    return found
+
+
+def _remaining(allowance: Allowance) -> int:
+    return max(0, int(allowance.terms.cap - allowance.total + allowance.left))
+
+
+def _rate_headers(allowance: Allowance, now: float | None = None) -> list[tuple[bytes, bytes]]:
+    unit = allowance.terms.unit.encode()
+    left = allowance.until - (time.time() if now is None else now)
+    return [
+        (b"x-ratelimit-limit-" + unit, b"%d" % allowance.terms.cap),
+        (b"x-ratelimit-remaining-" + unit, b"%d" % _remaining(allowance)),
+        (b"x-ratelimit-reset-" + unit, duration(left).encode()),
+    ]
+
+
+def duration(seconds: float) -> str:
+    """Seconds as OpenAI's headers have them: ``1s``, ``6m0s``, ``1h0m0s``."""
+    whole = max(0, math.ceil(seconds))
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes}m{rest}s"
+    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
+
+
+def _unknown(message: str) -> ApiError:
+    return ApiError(401, f"{message}.", code="invalid_api_key")
+
+
+def _denied(allowance: Allowance, need: float, now: float) -> ApiError:
+    """What a request is told that a budget or limit keeps out."""
+    terms = allowance.terms
+    owner = terms.account.partition(":")[0]
+    if terms.unit == "cost":
+        return _over_budget(allowance, owner, need, now)
+    wait = 1.0 if terms.unit == "slots" else max(1.0, allowance.until - now)
+    per = "at a time" if terms.unit == "slots" else "per minute"
+    what = "requests" if terms.unit == "slots" else terms.unit
+    message = f"Rate limit reached for this {owner}: {terms.cap:g} {what} {per}; asked {need:g}."
+    headers = [(b"retry-after", b"%d" % math.ceil(wait))]
+    if terms.unit != "slots":
+        headers += _rate_headers(allowance, now)
+    if need > terms.cap:
+        headers.append((b"x-should-retry", b"false"))
+    kind = "concurrency" if terms.unit == "slots" else terms.unit
+    return ApiError(429, message, type=kind, code="rate_limit_exceeded", headers=headers)
+
+
+def _over_budget(allowance: Allowance, owner: str, need: float, now: float) -> ApiError:
+    terms = allowance.terms
+    period = "" if terms.period == "total" else f" a {terms.period}"
+    message = (
+        f"The budget of this {owner}, {terms.cap:g}{period}, does not cover this request, "
+        f"which may cost {need:g}; {allowance.spent:g} is spent, the rest reserved."
+    )
+    headers: list[tuple[bytes, bytes]] = []
+    if allowance.spent + need <= terms.cap:  # what others have reserved may come back
+        headers.append((b"retry-after", b"1"))
+    elif allowance.until < math.inf:
+        headers.append((b"retry-after", b"%d" % math.ceil(allowance.until - now)))
+    if not headers or allowance.spent + need > terms.cap:
+        headers.append((b"x-should-retry", b"false"))
+    kind = "insufficient_quota"
+    return ApiError(429, message, type=kind, code=kind, headers=headers)
