@@ -35,8 +35,12 @@ def ask(query: Query, expert: str, seed: Seed, step: int = 0, index: int = 0) ->
 
 def options_of(query: Query, seed: Seed, step: int = 0, index: int = 0) -> dict[str, Any]:
     """The request's options for an expert, with the seed of one call."""
-    passed = {name: value for name, value in query.params.items() if name != ROUTING}
-    return {**passed, "seed": derive_seed(seed, step, index)}
+    return {**passed(query), "seed": derive_seed(seed, step, index)}
+
+
+def passed(query: Query) -> dict[str, Any]:
+    """The request's options that are meant for experts."""
+    return {name: value for name, value in query.params.items() if name != ROUTING}
 
 
 def single(query: Query, decision: Decision, seed: Seed) -> Flow:
