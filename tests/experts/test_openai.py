@@ -210,7 +210,7 @@ def test_requests_keep_to_the_rate_limit() -> None:
     async def main() -> list[Completion]:
         async with server(handler) as url:
             expert = OpenAIExpert("far", url, "m", requests_per_minute=2)
-            expert._limit.requests.period = 0.4
+            expert.limit.requests.period = 0.4
             completions = await asyncio.gather(*(expert.complete(ask(expert)) for _ in range(4)))
             await expert.close()
             return completions
@@ -230,7 +230,7 @@ def test_tokens_are_counted_as_the_server_reports_them() -> None:
             await expert.complete(ask(expert, max_tokens=800))
             await expert.complete(ask(expert, max_tokens=800))
             await expert.close()
-            return [entry.amount for entry in expert._limit.tokens._entries]
+            return [entry.amount for entry in expert.limit.tokens._entries]
 
     assert asyncio.run(main()) == [100, 100]
 

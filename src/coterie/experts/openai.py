@@ -61,7 +61,7 @@ class OpenAIExpert(PushingExpert):
         self.name, self.base_url, self.model = name, base_url.rstrip("/"), model
         self.api_key_env, self.price, self.timeout = api_key_env, price, timeout
         self.slots, self.retries, self.options = slots, retries, dict(options or {})
-        self._limit = RateLimit(requests_per_minute, tokens_per_minute)
+        self.limit = RateLimit(requests_per_minute, tokens_per_minute)
         self._session = PerLoop(_open_session)
         self._free = PerLoop(lambda: asyncio.Semaphore(slots))
 
@@ -125,7 +125,7 @@ class OpenAIExpert(PushingExpert):
         """One try, when the rate limits have room for it."""
         body = self._body(call, stream=reply.emit is not None)
         start = time.perf_counter()
-        entry = await self._limit.take(_expected_tokens(call.messages, body))
+        entry = await self.limit.take(_expected_tokens(call.messages, body))
         reply.held += time.perf_counter() - start
         used = 0
         try:
@@ -133,7 +133,7 @@ class OpenAIExpert(PushingExpert):
         finally:
             if reply.usage or reply.text:
                 used = (reply.usage or estimate_usage(call.messages, reply.text)).total
-            self._limit.settle(entry, used)
+            self.limit.settle(entry, used)
 
     def _body(self, call: Call, stream: bool) -> dict[str, Any]:
         body = {**self.options, **call.options, "model": self.model, "stream": stream}

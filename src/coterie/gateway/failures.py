@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
+
 from coterie.errors import ExpertError
+from coterie.experts.retries import retry_after
 from coterie.gateway.wire import ApiError, Headers
 
 
@@ -39,7 +43,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "overloaded": Kind(503, "server_error", same_route=True),
     "conflict": Kind(409, "server_error", same_route=True, breaker=False),
     "rate_limited": Kind(429, "rate_limit_error", same_route=True, breaker=False),
-    "quota": Kind(429, "insufficient_quota"),
+    "quota": Kind(429, "insufficient_quota", breaker=False),
     "auth": Kind(502, "server_error"),
     "missing": Kind(502, "server_error"),
     "bad_request": Kind(400, "invalid_request_error", retryable=False, breaker=False),
@@ -89,7 +93,7 @@ class Failure:
             self.status,
             self.message,
             type=self.type,
-            code=self.code or self.kind,
+            code=self.code,
             param=self.param,
             headers=told,
         )
@@ -104,8 +108,146 @@ class UpstreamError(ExpertError):
 
 
 def failure(kind: str, message: str, **given: Any) -> Failure:
-    """A failure of ``kind`` with what is usual for it."""
+    """A failure of ``kind`` with what is usual for it where nothing is ``given``."""
     usual = KINDS[kind]
     return Failure(
-        kind, message, **{"status": usual.status, "type": usual.type, "code": None, **given}
+        kind, message, **{"status": usual.status, "type": usual.type, "code": kind, **given}
     )
+
+
+CODES: Final[Mapping[str, str]] = {
+    code: kind
+    for kind, codes in {
+        "quota": "insufficient_quota billing_hard_limit_reached insufficient_credits",
+        "rate_limited": "rate_limit_exceeded rate_limit_error too_many_requests",
+        "context_length": "context_length_exceeded exceed_context_size_error",
+        "content_filter": "content_filter content_policy_violation moderation_blocked "
+        "responsibleaipolicyviolation",
+        "auth": "invalid_api_key authentication_error permission_error permission_denied",
+        "missing": "model_not_found not_found_error",
+        "overloaded": "overloaded_error overloaded engine_overloaded service_unavailable",
+        "http_5xx": "server_error internal_error internal_server_error",
+        "bad_request": "invalid_request_error",
+    }.items()
+    for code in codes.split()
+}
+STATUSES: Final[Mapping[int, str]] = {
+    401: "auth",
+    402: "quota",
+    403: "auth",
+    404: "missing",
+    408: "http_5xx",
+    409: "conflict",
+    429: "rate_limited",
+    503: "overloaded",
+    529: "overloaded",
+}
+_TOO_LONG = re.compile(
+    r"maximum context length|context (?:window|length|size)|prompt is too long|too many tokens",
+    re.I,
+)
+_FLAGGED = re.compile(r"flagged|moderation|content (?:filter|policy|management policy)", re.I)
+THEIRS = frozenset({"bad_request", "context_length", "content_filter", "conflict"})
+LONGEST = 500  # characters of a provider's message that are passed on
+
+
+def kind_of(status: int | None, codes: Sequence[str], message: str) -> str:
+    """The kind of an error by HTTP status (None inside a 200), code and type, and message."""
+    named = next((CODES[code] for code in codes if code in CODES), None)
+    if status is None:
+        kind = named or "http_5xx"
+    elif status == 429 or (named == "quota" and status < 500):
+        kind = "quota" if named == "quota" else "rate_limited"
+    elif status in STATUSES:
+        kind = STATUSES[status]
+    else:
+        kind = "http_5xx" if status >= 500 else named or "bad_request"
+    if kind == "bad_request" and _TOO_LONG.search(message):
+        return "context_length"
+    if kind in ("bad_request", "auth") and (named == "content_filter" or _FLAGGED.search(message)):
+        return "content_filter"
+    return kind
+
+
+def from_error(
+    name: str,
+    told: Any,
+    secrets: Sequence[str] = (),
+    status: int | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Failure:
+    """The failure that an error body of expert ``name`` tells of; there are many shapes of it."""
+    error = told.get("error") or told if isinstance(told, dict) else told
+    fields = error if isinstance(error, dict) else {"message": error}
+    code, type_ = fields.get("code"), fields.get("type")
+    if status is None and isinstance(number := code or fields.get("status"), int):
+        status = number if 400 <= number < 600 else None
+    message = redact(str(fields.get("message") or fields.get("detail") or error), secrets)
+    inner = fields.get("innererror")
+    also = inner.get("code") if isinstance(inner, dict) else None
+    kind = kind_of(status, [str(word).lower() for word in (code, also, type_)], message)
+    theirs = kind in THEIRS
+    given: dict[str, Any] = {"code": None if code is None else redact(str(code), secrets)}
+    if isinstance(type_, str) and kind not in ("auth", "missing"):
+        given["type"] = redact(type_, secrets)
+    if theirs and status is not None and status < 500:
+        given["status"] = status
+    if status in (408, 504):
+        given["status"] = 504
+    if theirs and isinstance(fields.get("param"), str):
+        given["param"] = redact(fields["param"], secrets)
+    if kind in ("rate_limited", "overloaded", "http_5xx", "quota", "conflict"):
+        given["retry_after"] = retry_after(headers or {})
+    return failure(kind, message if theirs else f"{name}: {message}", **given)
+
+
+def from_response(
+    name: str, status: int, headers: Mapping[str, str], body: bytes, secrets: Sequence[str] = ()
+) -> Failure:
+    """The failure that an HTTP response of another status than 200 is."""
+    if 300 <= status < 400:
+        return failure("redirect", f"{name}: redirects (status {status}), which is not followed")
+    if status < 300:
+        return failure("wrong_shape", f"{name}: status {status} instead of 200")
+    try:
+        told = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        told = _as_text(status, body)
+    if isinstance(told, list):
+        told = told[0] if told else ""
+    return from_error(name, told or f"status {status}", secrets, status, headers)
+
+
+def _as_text(status: int, body: bytes) -> str:
+    """A body that is no JSON, as far as it may be shown: pages never are."""
+    text = body[:LONGEST].decode(errors="replace").strip()
+    return f"status {status}" if not text or "<" in text else f"status {status}: {text}"
+
+
+_SECRETS = (
+    (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=*-]{4,}"), r"\1 ***"),
+    (re.compile(r"\b((?:sk|pk|rk|gsk|xai|hf|nvapi|r8)[-_])[\w*-]{4,}"), r"\1***"),
+    (re.compile(r"\bAIza[\w-]{10,}"), "***"),
+    (
+        re.compile(
+            r"(?i)(\b(?:api[-_ ]?key|token|secret|password)\b[\"' ]*[:=][\"' ]*)[^\s\"',&]{4,}"
+        ),
+        r"\1***",
+    ),
+    (re.compile(r"(https?://)[^\s/@]+@"), r"\1***@"),
+    (re.compile(r"(https?://[^\s?\"']+)\?[^\s\"']+"), r"\1?***"),
+)
+
+
+def redact(text: str, secrets: Sequence[str] = ()) -> str:
+    """``text`` on one line, bounded, without ``secrets`` and what looks like one.
+
+    >>> redact("Incorrect API key provided: sk-proj-1234. See https://a:b@host/x?key=1")
+    'Incorrect API key provided: sk-***. See https://***@host/x?***'
+    """
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, "***")
+    for pattern, shown in _SECRETS:
+        text = pattern.sub(shown, text)
+    return " ".join(text[: 4 * LONGEST].split())[:LONGEST]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 
 Clock = Callable[[], float]
 LONGEST_WAIT = 120.0  # seconds; a server that asks for more is not waited for
@@ -50,3 +52,41 @@ class RetryBudget:
             return False
         self._saved -= 1
         return True
+
+
+_UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
+
+
+def duration(text: str) -> float | None:
+    """Seconds until a limit is reset: ``6m0s``, ``20ms``, a number, or an ISO time.
+
+    >>> duration("6m0s"), duration("20ms"), duration("1.5"), duration("soon")
+    (360.0, 0.02, 1.5, None)
+    """
+    if parts := _PART.findall(text):
+        return float(sum(float(number) * _UNITS[unit] for number, unit in parts))
+    try:
+        seconds = float(text)
+        return seconds if 0 <= seconds < 86400 else None
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (datetime.fromisoformat(text) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+def pause(headers: Mapping[str, str], tokens: int) -> float:
+    """Seconds that an upstream's rate limits leave no room for a request of ``tokens``, 0 usually.
+
+    Read from ``x-ratelimit-remaining-*`` and ``x-ratelimit-reset-*``.
+    """
+    longest = 0.0
+    for what, needed in (("requests", 1), ("tokens", tokens)):
+        if (remaining := headers.get(f"x-ratelimit-remaining-{what}")) is None:
+            continue
+        if remaining.isdecimal() and int(remaining) < needed:
+            wait = duration(headers.get(f"x-ratelimit-reset-{what}", ""))
+            longest = max(longest, wait or 0.0)
+    return min(longest, LONGEST_WAIT)

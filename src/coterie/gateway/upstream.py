@@ -1,117 +1,69 @@
-"""Experts as the gateway asks them: the client's own bytes there, the expert's own bytes back."""
+"""An expert behind an OpenAI-compatible server, asked with the client's own bytes."""
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass, field
-from typing import Protocol
 
 import aiohttp
+import msgspec
 from yarl import URL
 
 from coterie.experts.openai import OpenAIExpert
 from coterie.experts.threads import PerLoop
-from coterie.gateway.entries import Tokens
-from coterie.gateway.failures import UpstreamError, failure
-from coterie.gateway.retries import Deadline
-from coterie.gateway.wire import DONE, Fields, encode_fields, raw
+from coterie.gateway.events import (
+    LARGEST_EVENT,
+    ChatTally,
+    EventTooLarge,
+    Malformed,
+    ResponsesTally,
+    Tally,
+)
+from coterie.gateway.failures import Failure, UpstreamError, failure, from_error, from_response
+from coterie.gateway.replies import FramedReply, Outgoing, Reply, Timeouts, Upstream
+from coterie.gateway.retries import Deadline, pause
+from coterie.gateway.shapes import read_whole, to_chunks, to_whole
+from coterie.gateway.streams import StreamReply
+from coterie.gateway.usage import estimate, estimate_prompt
+from coterie.gateway.wire import encode_fields, raw
 
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Seconds: to connect, to the first content, between two events, for a whole answer.
-
-    ``whole`` is for answers that are not streamed; streams end with the request's deadline.
-    """
-
-    connect: float = 10.0
-    first: float = 60.0
-    stall: float = 60.0
-    whole: float = 600.0
-
-
-@dataclass(slots=True)
-class Outgoing:
-    """What an expert is asked, whichever it is.
-
-    ``fields`` are the client's own bytes without the gateway's own fields; ``model`` is replaced
-    for each expert. ``wants_usage`` says that the client asked for the usage chunk itself.
-    ``headers`` may be forwarded as they are.
-    """
-
-    path: str  # "/chat/completions", "/completions", "/embeddings" or "/responses"
-    fields: Fields
-    stream: bool = False
-    wants_usage: bool = False
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-class Reply:
-    """An answer that has begun: the status 200 is certain, and a stream has its first content.
-
-    ``body`` is the whole answer, None in a stream. ``tokens`` are known when the answer is whole or
-    its stream has ended; until then ``so_far`` estimates them. ``finish`` is why it ended, where
-    that is known. ``shown`` says that events with more than reasoning have been handed out.
-    ``pause`` is how many seconds the expert asks to be left alone for from now on.
-    """
-
-    def __init__(
-        self,
-        model: str = "",
-        body: bytes | None = None,
-        tokens: Tokens | None = None,
-        finish: str = "",
-        pause: float = 0.0,
-    ) -> None:
-        self.model, self.body, self.tokens = model, body, tokens
-        self.finish, self.pause, self.shown = finish, pause, False
-
-    def so_far(self) -> Tokens | None:
-        """Tokens used until now: counted where the expert said, else estimated and marked so."""
-        return self.tokens
-
-    async def events(self) -> AsyncGenerator[bytes, None]:
-        """One or more whole SSE frames at a time, without ``[DONE]``.
-
-        The usage chunk is left out unless the client asked for it. Raises UpstreamError when the
-        stream is cut, stalls or ends with an error.
-        """
-        none: tuple[bytes, ...] = ()
-        for event in none:
-            yield event
-
-    async def aclose(self) -> None:
-        """Stop: the connection to the expert is aborted at once, unless the answer was whole."""
-
-
-class Upstream(Protocol):
-    """What the gateway needs of an expert.
-
-    It may also have ``context_length`` (tokens; None where unknown), ``slots`` (calls at once) and
-    ``limit`` (a RateLimit).
-    """
-
-    name: str
-
-    async def open(self, out: Outgoing, deadline: Deadline) -> Reply:
-        """Ask; returns when an answer is certain. Raises UpstreamError."""
+LARGEST_ANSWER = 64 << 20  # bytes
+LARGEST_REFUSAL = 64 << 10
+CHUNKED = frozenset({"/chat/completions", "/completions"})
+FAULTS = (aiohttp.ClientError, ConnectionError, Malformed, EventTooLarge)
+__all__ = ["HttpUpstream", "Outgoing", "Reply", "Timeouts", "Upstream"]
+NO_RESPONSE, BROKE_OFF = "the connection broke before an answer", "the answer broke off"
+SSE = (b"data:", b"event:", b":", b"id:", b"retry:")
+_TRUE = raw(True)
+_WITH_USAGE = raw({"include_usage": True})
+_options = msgspec.json.Decoder(dict[str, msgspec.Raw] | None)
 
 
 class HttpUpstream:
-    """An expert behind an OpenAI-compatible server, asked over a session of its own."""
+    """The server of ``expert``, over connections of its own.
+
+    The key is read from the environment for each call. No redirect is followed, no cookie kept, no
+    compressed answer read. ``largest`` bounds an answer in bytes.
+    """
 
     def __init__(
         self,
         expert: OpenAIExpert,
         timeouts: Timeouts | None = None,
         context_length: int | None = None,
+        largest: int = LARGEST_ANSWER,
+        largest_event: int = LARGEST_EVENT,
     ) -> None:
         self.name, self.slots, self.context_length = expert.name, expert.slots, context_length
-        self.timeouts = timeouts or Timeouts(first=expert.timeout, stall=expert.timeout)
+        self.timeouts = timeouts or Timeouts.of(expert.timeout)
+        self.limit = expert.limit
+        self.largest, self.largest_event = largest, largest_event
         self._expert = expert
         self._session = PerLoop(_open_session)
         self._timeout = aiohttp.ClientTimeout(total=None, connect=self.timeouts.connect)
+        self._model = raw(expert.model)
+        self._defaults = {name: raw(value) for name, value in expert.options.items()}
+        self._urls: dict[str, URL] = {}
 
     async def close(self) -> None:
         """Close the connections."""
@@ -120,35 +72,197 @@ class HttpUpstream:
 
     async def open(self, out: Outgoing, deadline: Deadline) -> Reply:
         """Ask; returns when an answer is certain. Raises UpstreamError."""
+        key = self._key()
+        usual = self.timeouts.first if out.stream else self.timeouts.whole
+        seconds = min(usual, deadline.left())
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._ask(out, key, deadline)
+        except TimeoutError:
+            kind = "timeout_first" if seconds == usual else "deadline"
+            message = f"{self.name}: no answer within {seconds:.3g} s"
+            raise UpstreamError(failure(kind, message)) from None
+
+    async def _ask(self, out: Outgoing, key: str, deadline: Deadline) -> Reply:
         try:
             response = await self._session.get().post(
-                URL(self._expert.base_url + out.path),
+                self._url(out.path),
                 data=self._body(out),
-                headers=self._headers(out),
+                headers=self._headers(out, key),
                 timeout=self._timeout,
                 allow_redirects=False,
             )
-            if response.status != 200:
-                told = failure("http_5xx", f"{self.name}: status {response.status}")
-                response.close()
-                raise UpstreamError(told)
-            if not out.stream:
-                return Reply(body=await response.read())
-            return _Stream(response)
-        except (aiohttp.ClientError, TimeoutError) as error:
-            told = failure("reset", f"{self.name}: {type(error).__name__}")
-            raise UpstreamError(told) from None
+        except FAULTS as error:
+            raise UpstreamError(self._told(error, "reset")) from None
+        try:
+            if response.status != 200 or "Content-Encoding" in response.headers:
+                raise UpstreamError(await self._refusal(response, key))
+            return await (self._stream if out.stream else self._whole)(out, response, key, deadline)
+        except FAULTS as error:
+            response.close()
+            raise UpstreamError(self._told(error, "cut")) from None
+        except BaseException:
+            response.close()
+            raise
+
+    async def _whole(
+        self, out: Outgoing, response: aiohttp.ClientResponse, key: str, deadline: Deadline
+    ) -> Reply:
+        body = await self._read(response)
+        if _head(body) == b"{":
+            return self._answer(out, body, response, key)
+        if not body.lstrip().startswith(SSE):
+            raise UpstreamError(failure("wrong_shape", f"{self.name}: sent no JSON"))
+        tally = self._tally(out)
+        tally.feed(body)
+        tally.end()
+        self._check(tally, key)
+        if not tally.complete:
+            raise UpstreamError(failure("cut", f"{self.name}: {BROKE_OFF}"))
+        return self._answer(out, to_whole(body), response, key)
+
+    def _answer(
+        self, out: Outgoing, body: bytes, response: aiohttp.ClientResponse, key: str
+    ) -> Reply:
+        """The reply that a whole body is, or the failure that it tells of."""
+        whole = read_whole(body)
+        if whole is not None and whole.failed():
+            told = from_error(self.name, msgspec.json.decode(body), (key,))
+            raise UpstreamError(told)
+        if whole is None or not whole.answers(out.path):
+            raise UpstreamError(failure("wrong_shape", f"{self.name}: sent JSON without an answer"))
+        tokens = whole.tokens() or estimate(out.fields, whole.size())
+        rest = pause(response.headers, estimate_prompt(out.fields))
+        return Reply(whole.model or "", body, tokens, whole.finish(), rest)
+
+    async def _stream(
+        self, out: Outgoing, response: aiohttp.ClientResponse, key: str, deadline: Deadline
+    ) -> Reply:
+        content, tally = response.content, self._tally(out)
+        ready, head = b"", b""
+        while not tally.content and not tally.over:
+            piece = await content.readany()
+            head = head or _head(piece)
+            if head in (b"{", b"["):
+                return await self._framed(out, piece, response, key)
+            if head == b"<":
+                raise UpstreamError(failure("wrong_shape", f"{self.name}: sent a page"))
+            ready += tally.feed(piece) if piece else tally.end()
+            self._check(tally, key)
+            if not piece:
+                break
+        if not tally.content:
+            raise UpstreamError(failure("cut", f"{self.name}: ended before it answered"))
+        rest = pause(response.headers, estimate_prompt(out.fields))
+        return StreamReply(self, out, response, tally, ready, key, deadline, rest)
+
+    async def _framed(
+        self, out: Outgoing, first: bytes, response: aiohttp.ClientResponse, key: str
+    ) -> Reply:
+        """A whole answer although a stream was asked for: its events."""
+        reply = self._answer(out, await self._read(response, first), response, key)
+        if out.path not in CHUNKED or reply.body is None or reply.tokens is None:
+            raise UpstreamError(failure("wrong_shape", f"{self.name}: sent no stream"))
+        frames = to_chunks(reply.body, out.wants_usage)
+        return FramedReply(frames, reply.model, reply.tokens, reply.finish, reply.pause)
+
+    async def _read(
+        self, response: aiohttp.ClientResponse, first: bytes = b"", most: int | None = None
+    ) -> bytes:
+        """The rest of the body, within bounds."""
+        most = self.largest if most is None else most
+        pieces, size = [first], len(first)
+        while piece := await response.content.readany():
+            pieces.append(piece)
+            size += len(piece)
+            if size > most:
+                message = f"{self.name}: sent more than {most} bytes"
+                raise UpstreamError(failure("wrong_shape", message))
+        return b"".join(pieces)
+
+    async def _refusal(self, response: aiohttp.ClientResponse, key: str) -> Failure:
+        if response.status == 200:
+            message = f"{self.name}: sent a compressed answer, which was not asked for"
+            return failure("wrong_shape", message)
+        try:
+            body = await self._read(response, most=LARGEST_REFUSAL)
+        except (UpstreamError, *FAULTS):
+            body = b""
+            response.close()
+        return from_response(self.name, response.status, response.headers, body, (key,))
+
+    def _check(self, tally: Tally, key: str) -> None:
+        """Raise the error that an event told of."""
+        if tally.error is not None:
+            raise UpstreamError(self.error_of(tally.error, key))
+
+    def error_of(self, data: bytes, key: str) -> Failure:
+        """The failure that the data of an error event tells of."""
+        try:
+            told = msgspec.json.decode(data)
+        except (msgspec.DecodeError, RecursionError):
+            told = None
+        return from_error(self.name, told or "failed", (key,))
+
+    def _told(self, error: Exception, kind: str) -> Failure:
+        """What aiohttp and the parsers raise, as a failure of ours."""
+        if isinstance(error, aiohttp.ConnectionTimeoutError):
+            return failure("timeout_connect", f"{self.name}: no connection in time")
+        if isinstance(error, aiohttp.ClientConnectorError):
+            return failure("refused", f"{self.name}: could not connect")
+        if isinstance(error, EventTooLarge):
+            return failure("wrong_shape", f"{self.name}: sent {error}")
+        if isinstance(error, Malformed | aiohttp.ClientResponseError):
+            return failure("malformed", f"{self.name}: sent malformed data")
+        return failure(kind, f"{self.name}: {NO_RESPONSE if kind == 'reset' else BROKE_OFF}")
+
+    def _tally(self, out: Outgoing) -> Tally:
+        kind = ResponsesTally if out.path == "/responses" else ChatTally
+        return kind(out.wants_usage, self.largest_event)
+
+    def _url(self, path: str) -> URL:
+        if (url := self._urls.get(path)) is None:
+            url = self._urls[path] = URL(self._expert.base_url + path)
+        return url
 
     def _body(self, out: Outgoing) -> bytes:
-        fields = {**out.fields, "model": raw(self._expert.model)}
+        fields = {**self._defaults, **out.fields, "model": self._model}
+        if out.stream:
+            fields["stream"] = _TRUE
+            if out.path in CHUNKED:
+                fields["stream_options"] = _with_usage(fields.get("stream_options"))
         return encode_fields(fields)
 
-    def _headers(self, out: Outgoing) -> dict[str, str]:
+    def _headers(self, out: Outgoing, key: str) -> dict[str, str]:
         headers = {**out.headers, "Content-Type": "application/json"}
         headers["Accept-Encoding"] = "identity"
-        if key := os.environ.get(self._expert.api_key_env or "", ""):
+        if key:
             headers["Authorization"] = f"Bearer {key}"
         return headers
+
+    def _key(self) -> str:
+        """The expert's key, "" if it needs none."""
+        if self._expert.api_key_env is None:
+            return ""
+        if key := os.environ.get(self._expert.api_key_env, ""):
+            return key
+        message = f"{self.name}: its key is not set where the gateway runs"
+        raise UpstreamError(failure("auth", message))
+
+
+def _head(body: bytes) -> bytes:
+    """The first byte that is no white space."""
+    return body[:1].strip() or body.lstrip()[:1]
+
+
+def _with_usage(options: msgspec.Raw | None) -> msgspec.Raw:
+    """The client's stream options, with usage asked for; what is no object is the client's."""
+    if options is None:
+        return _WITH_USAGE
+    try:
+        return raw({**(_options.decode(options) or {}), "include_usage": True})
+    except msgspec.DecodeError:
+        return options
 
 
 def _open_session() -> aiohttp.ClientSession:
@@ -156,26 +270,5 @@ def _open_session() -> aiohttp.ClientSession:
         connector=aiohttp.TCPConnector(limit=0),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
+        headers={"User-Agent": "coterie"},
     )
-
-
-class _Stream(Reply):
-    """Events as they come."""
-
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        super().__init__()
-        self._response = response
-
-    async def events(self) -> AsyncGenerator[bytes, None]:
-        buffer = b""
-        async for chunk in self._response.content.iter_any():
-            buffer += chunk
-            whole, end, buffer = buffer.rpartition(b"\n\n")
-            if whole := whole.removesuffix(DONE.strip()):
-                self.shown = True
-                yield whole + end
-            if not end:
-                buffer = buffer or whole
-
-    async def aclose(self) -> None:
-        self._response.close()
