@@ -83,21 +83,21 @@ class Store:
     """A store that ledgers of several processes may open."""
 
     def __init__(self, kind: str, folder: Path) -> None:
-        self.folder = folder
-        self.place = address() if kind == "postgres" else str(folder / "gateway.sqlite")
-        self.options: dict[str, Any] = {}
+        self.folder, self.schema = folder, ""
+        self.place = str(folder / "gateway.sqlite")
         if kind == "postgres":
-            self.options["schema"] = f"test_{os.getpid()}_{next(NUMBERS)}"
+            self.schema, server = f"test_{os.getpid()}_{next(NUMBERS)}", address()
+            self.place = f"{server}{'&' if '?' in server else '?'}schema={self.schema}"
 
     def open(self) -> Ledger:
-        return open_ledger(self.place, self.folder / "spool", **self.options)
+        return open_ledger(self.place, self.folder / "spool")
 
     def drop(self) -> None:
-        if self.options:
+        if self.schema:
             import psycopg
 
-            with psycopg.connect(self.place, autocommit=True) as db:
-                db.execute(f"DROP SCHEMA IF EXISTS {self.options['schema']} CASCADE".encode())
+            with psycopg.connect(address(), autocommit=True) as db:
+                db.execute(f"DROP SCHEMA IF EXISTS {self.schema} CASCADE".encode())
 
 
 def until(true: Callable[[], bool], seconds: float = 10.0) -> None:

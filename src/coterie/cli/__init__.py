@@ -9,6 +9,8 @@ import coterie.cli.judging
 import coterie.cli.selecting
 import coterie.cli.scaling
 import coterie.cli.simulating
+import coterie.cli.keys
+import coterie.cli.log
 from coterie.cli.base import app, main
 
 __all__ = ["app", "main"]

@@ -484,7 +484,7 @@ def _row(line: bytes) -> Row:
     return row
 
 
-def open_ledger(store: str | Path, spool: str | Path | None = None, **options: Any) -> Ledger:
+def open_ledger(store: str | Path, spool: str | Path | None = None) -> Ledger:
     """The ledger in a SQLite file, or behind a ``postgresql://`` address.
 
     ``spool`` is the file in which entries wait for a store that is down; beside the SQLite file,
@@ -495,7 +495,7 @@ def open_ledger(store: str | Path, spool: str | Path | None = None, **options: A
     if text.startswith(("postgres://", "postgresql://")):
         from coterie.gateway.ledger_postgres import PostgresLedger
 
-        return PostgresLedger(text, Spool(spool or "gateway.spool"), **options)
+        return PostgresLedger(text, Spool(spool or "gateway.spool"))
     from coterie.gateway.ledger_sqlite import SqliteLedger
 
-    return SqliteLedger(text, Spool(spool or f"{text}.spool"), **options)
+    return SqliteLedger(text, Spool(spool or f"{text}.spool"))

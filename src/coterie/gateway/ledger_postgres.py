@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from coterie.errors import ArtifactError, CoterieError
 from coterie.gateway import ledger_sql as sql
@@ -16,15 +16,17 @@ MIGRATING = 0x636F6C67  # the lock under which one replica brings the tables up 
 
 
 class PostgresLedger(Ledger):
-    """A ledger in the schema ``schema`` of the database at ``address``; replicas share it.
+    """A ledger in a schema of the database at ``address``; replicas share it.
+
+    The schema is ``coterie``, or what ``?schema=NAME`` in the address says.
 
     Raises CoterieError where the server cannot be reached, ArtifactError where the tables are of a
     newer version.
     """
 
-    def __init__(self, address: str, spool: Spool, schema: str = "coterie") -> None:
+    def __init__(self, address: str, spool: Spool) -> None:
         driver = _driver()
-        self.address, self.schema = address, schema
+        self.address, self.schema = _split(address)
         self.down = (driver.OperationalError, driver.InterfaceError)
         super().__init__(spool)
 
@@ -84,6 +86,14 @@ def _driver() -> Any:
         message = "a ledger in Postgres needs psycopg; run: pip install 'coterie[postgres]'"
         raise CoterieError(message) from None
     return psycopg
+
+
+def _split(address: str) -> tuple[str, str]:
+    """The address without our own parameter, and the schema."""
+    parts = urlsplit(address)
+    settings = dict(parse_qsl(parts.query))
+    schema = settings.pop("schema", "coterie")
+    return parts._replace(query=urlencode(settings)).geturl(), schema
 
 
 def _shown(address: str) -> str:

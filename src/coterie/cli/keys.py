@@ -1,0 +1,298 @@
+"""Commands on the gateway's keys and teams: create, list, revoke, team."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from coterie.cli.base import JsonOption, app, show
+
+if TYPE_CHECKING:
+    from coterie.gateway.entries import Key, Team
+    from coterie.gateway.ledger import Balance, Ledger
+
+T = TypeVar("T")
+keys_app = typer.Typer(
+    help="Keys of the gateway: who may ask what, and for how much.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(keys_app, name="keys")
+
+StoreOption = Annotated[
+    str | None,
+    typer.Option(help="SQLite file or postgresql:// address; gateway.sqlite by default."),
+]
+PoolOption = Annotated[str | None, typer.Option(help="Pool file whose [gateway] names the store.")]
+BudgetOption = Annotated[
+    float | None, typer.Option(help="The most that may be spent a period, in the pool's unit.")
+]
+PeriodOption = Annotated[str, typer.Option(help="What the budget is for: total, day or month.")]
+RpmOption = Annotated[int | None, typer.Option(help="Requests a minute, at most.")]
+TpmOption = Annotated[int | None, typer.Option(help="Tokens a minute, at most.")]
+ConcurrencyOption = Annotated[int | None, typer.Option(help="Requests at a time, at most.")]
+
+
+def with_ledger(
+    store: str | None,
+    pool: str | None,
+    work: Callable[[Ledger], Awaitable[T]],
+    make: bool = False,
+) -> T:
+    """Open the ledger, do the work, close it; a missing file is made only where wanted."""
+    from pathlib import Path
+
+    from coterie.errors import CoterieError
+    from coterie.gateway.ledger import open_ledger
+
+    place = store or _store_of(pool)
+    if not make and "://" not in place and not Path(place).exists():
+        hint = "name it with --store, or make a key first: coterie keys create NAME"
+        raise CoterieError(f"there is no ledger {place}; {hint}")
+
+    async def run() -> T:
+        return await work(ledger)
+
+    with open_ledger(place) as ledger:
+        return asyncio.run(run())
+
+
+def _store_of(pool: str | None) -> str:
+    from coterie.config import read_config
+
+    return "gateway.sqlite" if pool is None else read_config(pool).settings.gateway.store
+
+
+@keys_app.command("create")
+def create_key(
+    name: Annotated[str, typer.Argument(help="Name of the key, for people.")],
+    team: Annotated[str, typer.Option(help="Team whose budget and limits count as well.")] = "",
+    budget: BudgetOption = None,
+    period: PeriodOption = "total",
+    rpm: RpmOption = None,
+    tpm: TpmOption = None,
+    concurrency: ConcurrencyOption = None,
+    experts: Annotated[
+        str | None, typer.Option(help="The only experts it may ask, split by commas.")
+    ] = None,
+    expires: Annotated[
+        str | None, typer.Option(help="When it ends: a time from now like 30d, or a date.")
+    ] = None,
+    store: StoreOption = None,
+    pool: PoolOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a key and print its secret, this once; the ledger keeps only a hash of it.
+
+    A running gateway knows the key within two seconds.
+
+    Example: coterie keys create alice --budget 20 --period month --rpm 60 --expires 90d
+    """
+    from coterie.errors import CoterieError
+    from coterie.gateway.keys import make_key
+
+    asked = tuple(one.strip() for one in (experts or "").split(",") if one.strip())
+    limits: dict[str, Any] = {"budget": budget, "period": period, "rpm": rpm, "tpm": tpm}
+    limits |= {"concurrency": concurrency, "team": team, "experts": asked}
+    end = None if expires is None else moment(expires, 1, "expires")
+    key, secret = make_key(name, expires=end, **limits)
+
+    async def add(ledger: Ledger) -> None:
+        kept, teams = await ledger.owners()
+        if any(one.name == name and one.revoked is None for one in kept):
+            raise CoterieError(f"there is a key {name!r} already; revoke it or choose another name")
+        if team and team not in {one.name for one in teams}:
+            raise CoterieError(f"there is no team {team!r}; make it with: coterie keys team {team}")
+        await ledger.put_key(key)
+
+    with_ledger(store, pool, add, make=True)
+    text = f"{secret}\n\nThis is the only time the secret of {name!r} is shown; keep it safe."
+    show({**_key_facts(key, {}), "secret": secret}, as_json, text)
+
+
+@keys_app.command("team")
+def set_team(
+    name: Annotated[str, typer.Argument(help="Name of the team.")],
+    budget: BudgetOption = None,
+    period: PeriodOption = "total",
+    rpm: RpmOption = None,
+    tpm: TpmOption = None,
+    concurrency: ConcurrencyOption = None,
+    store: StoreOption = None,
+    pool: PoolOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a team, or give it other limits: they hold for all of its keys together.
+
+    What is not named is not limited. What was spent stays counted.
+
+    Example: coterie keys team research --budget 500 --period month
+    """
+    from coterie.gateway.entries import Team
+    from coterie.gateway.keys import check_limits
+
+    team = check_limits(Team(name, budget, period, rpm, tpm, concurrency))
+    with_ledger(store, pool, lambda ledger: ledger.put_team(team), make=True)
+    show(_limits(team), as_json, f"team {name}: {_in_words(team) or 'no limits'}")
+
+
+@keys_app.command("list")
+def list_keys(
+    all_keys: Annotated[bool, typer.Option("--all", help="Revoked and expired ones too.")] = False,
+    store: StoreOption = None,
+    pool: PoolOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show keys and teams with their limits and what they have spent; never a secret.
+
+    Example: coterie keys list --store gateway.sqlite
+    """
+
+    async def read(ledger: Ledger) -> tuple[list[Key], list[Team], list[Balance]]:
+        keys, teams = await ledger.owners()
+        return keys, teams, await ledger.balances()
+
+    keys, teams, found = with_ledger(store, pool, read)
+    balances = {(one.account, one.period): one for one in found}
+    shown = [_key_facts(key, balances) for key in keys]
+    facts = {
+        "keys": [one for one in shown if all_keys or one["state"] == "active"],
+        "teams": [_team_facts(team, balances) for team in teams],
+    }
+    show(facts, as_json, _table(facts["keys"], facts["teams"]) if not as_json else "")
+
+
+@keys_app.command("revoke")
+def revoke_key(
+    name: Annotated[str, typer.Argument(help="Name, id or prefix of the key.")],
+    store: StoreOption = None,
+    pool: PoolOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """End a key; a running gateway refuses it within two seconds.
+
+    Example: coterie keys revoke alice
+    """
+    import time
+
+    import msgspec
+
+    from coterie.errors import CoterieError
+
+    async def end(ledger: Ledger) -> Key:
+        keys, _ = await ledger.owners()
+        found = [k for k in keys if k.revoked is None and name in (k.name, k.id, k.prefix)]
+        if len(found) != 1:
+            count = "no key" if not found else f"{len(found)} keys"
+            raise CoterieError(f"there is {count} {name!r} to revoke; see: coterie keys list")
+        key = msgspec.structs.replace(found[0], revoked=time.time())
+        await ledger.put_key(key)
+        return key
+
+    key = with_ledger(store, pool, end)
+    show(_key_facts(key, {}), as_json, f"revoked {key.name} ({key.prefix})")
+
+
+def moment(text: str, sign: int, field: str) -> float:
+    """Seconds since 1970 of a date, or of a time like 30m, 12h, 7d from now (ago for -1)."""
+    import re
+    import time
+    from datetime import UTC, datetime
+
+    from coterie.errors import InputError
+
+    if found := re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text):
+        seconds = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[found[2]]
+        return time.time() + sign * float(found[1]) * seconds
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        message = f"expected a time like 30m, 12h, 7d or a date like 2026-12-31, got {text!r}"
+        raise InputError(message, field=field) from None
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+
+
+def date(seconds: float | None) -> str:
+    """A moment as people read it, in UTC."""
+    import time
+
+    return "" if seconds is None else time.strftime("%Y-%m-%d %H:%M", time.gmtime(seconds))
+
+
+def _limits(owner: Key | Team) -> dict[str, Any]:
+    fields = ("name", "budget", "period", "rpm", "tpm", "concurrency")
+    return {field: getattr(owner, field) for field in fields}
+
+
+def _spent(account: str, period: str, balances: Mapping[tuple[str, str], Any]) -> dict[str, float]:
+    """Spent, reserved and forfeited in the period that is now."""
+    import time
+
+    from coterie.gateway.allowances import period_at
+
+    now = balances.get((account, period_at(period, time.time())[0]))
+    fields = ("settled", "reserved", "forfeited")
+    return {field: 0.0 if now is None else getattr(now, field) for field in fields}
+
+
+def _key_facts(key: Key, balances: Mapping[tuple[str, str], Any]) -> dict[str, Any]:
+    import time
+
+    expired = key.expires is not None and key.expires <= time.time()
+    state = "revoked" if key.revoked is not None else "expired" if expired else "active"
+    who = {"id": key.id, "prefix": key.prefix, "team": key.team, "state": state}
+    ends = {"created": key.created, "expires": key.expires, "revoked": key.revoked}
+    spent = _spent(f"key:{key.id}", key.period, balances)
+    return {**_limits(key), **who, "experts": list(key.experts), **ends, **spent}
+
+
+def _team_facts(team: Team, balances: Mapping[tuple[str, str], Any]) -> dict[str, Any]:
+    return {**_limits(team), **_spent(f"team:{team.name}", team.period, balances)}
+
+
+def _in_words(owner: Any) -> str:
+    """Limits of a key, team, or the facts of one."""
+    get = owner.get if isinstance(owner, dict) else lambda name: getattr(owner, name)
+    parts = []
+    if get("budget") is not None:
+        period = get("period")
+        parts.append(f"budget {get('budget'):g} {'in total' if period == 'total' else period}")
+    words = (("rpm", "requests/min"), ("tpm", "tokens/min"), ("concurrency", "at a time"))
+    parts += [f"{get(field):,} {word}" for field, word in words if get(field) is not None]
+    return ", ".join(parts)
+
+
+def _table(keys: Sequence[Mapping[str, Any]], teams: Sequence[Mapping[str, Any]]) -> str:
+    head = ("", "name", "prefix", "team", "spent", "limits", "experts", "expires", "state")
+    rows = [
+        (
+            *("key", key["name"], key["prefix"] + "…", key["team"]),
+            *(f"{key['settled']:.6g}", _in_words(key), ",".join(key["experts"]) or "all"),
+            *(date(key["expires"]), key["state"]),
+        )
+        for key in keys
+    ]
+    rows += [
+        ("team", team["name"], "", "", f"{team['settled']:.6g}", _in_words(team), "", "", "")
+        for team in teams
+    ]
+    return aligned(head, rows) if rows else "no keys yet; make one with: coterie keys create NAME"
+
+
+def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as their longest cell, without control characters."""
+    lines = [[plain(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def plain(text: str) -> str:
+    """The text without what would control the terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
