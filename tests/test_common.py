@@ -19,6 +19,7 @@ from coterie.routers.baselines import Always, BestSingle
 from coterie.routers.linear import Linear
 from coterie.routers.neighbors import KNN
 from coterie.routers.skills import Skills
+from coterie.scorers import learn_scorer
 from coterie.testing import (
     COMPOSITION_CHECKS,
     DECISION,
@@ -55,7 +56,11 @@ MERGING: dict[str, Composition] = {
     "recruit, by expert": lambda q, d, s: recruit(q, d, s, aggregator=ByExpert("generalist")),
     "cascade, never content": lambda q, d, s: cascade(q, d, s, accept=confident(0.0)),
 }
-NEEDS: dict[str, dict[str, Any]] = {}  # settings that a composition cannot do without
+SCORER = learn_scorer(make_records(24), arrow)[0]
+NEEDS: dict[str, dict[str, Any]] = {  # settings that a composition cannot do without
+    "cascade-routing": {"scorer": SCORER},
+    "cascade-scored": {"scorer": SCORER},
+}
 COMPOSITIONS: dict[str, Composition] = {
     **{
         name: bound(plugins.load("compositions", name), NEEDS.get(name, {}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ class Chain:
     """A list of experts in a fixed order, or each query's own from the cheapest to the best.
 
     What is done with the chain is the composition's: a cascade asks one after the other, a gate
-    takes the first or the second.
+    takes the first or the second. Expected costs of the chain stand in the evidence.
 
     Parameters
     ----------
@@ -50,7 +51,12 @@ class Chain:
         columns = [[order[0]] for order in orders]
         others = [order[1] if len(order) > 1 else -1 for order in orders]
         shown = evidence(estimates, columns, others, self.willingness_to_pay)
-        return decisions(self.composition, estimates, orders, worth, shown)
+        costs = [
+            {estimates.experts[j]: float(paid[j]) for j in order if math.isfinite(paid[j])}
+            for order, paid in zip(orders, cost, strict=True)
+        ]
+        facts = [{**row, "costs": own} for row, own in zip(shown, costs, strict=True)]
+        return decisions(self.composition, estimates, orders, worth, facts)
 
     def _orders(self, estimates: Estimates, worth: FloatArray) -> list[list[int]]:
         if self.experts:
