@@ -17,6 +17,7 @@ from coterie.experts.local import LocalExpert
 from coterie.experts.modes import ModeExpert
 from coterie.experts.openai import OpenAIExpert
 from coterie.experts.recorded import RecordedExpert
+from coterie.experts.retriever import RetrieverExpert
 from coterie.experts.vllm import VLLMExpert
 from coterie.testing import EXPERT_CHECKS, QUESTION, MakeExpert
 from coterie.types import Completion, Usage
@@ -93,6 +94,10 @@ def sampled_mode(servers: Servers) -> Expert:
     return ModeExpert("many", function(servers), samples=3, options={"temperature": 0.5})
 
 
+def retriever(_: Servers) -> Expert:
+    return RetrieverExpert("add", lambda question, k: ["d2", "d7"], price=PRICE)
+
+
 KINDS = [
     local,
     local_in_process,
@@ -104,6 +109,7 @@ KINDS = [
     mode,
     mode_of_a_server,
     sampled_mode,
+    retriever,
 ]
 
 
