@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from coterie.experts.local import LocalExpert
     from coterie.experts.openai import OpenAIExpert
     from coterie.experts.recorded import RecordedExpert
+    from coterie.experts.retriever import RetrieverExpert
     from coterie.features import Encoder, LexicalEncoder, StaticEncoder
     from coterie.formats import read_records
     from coterie.holdouts import transfer
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from coterie.routers.base import Router, load_router
     from coterie.routers.baselines import Always, BestSingle, Oracle, Random
     from coterie.routers.categories import CategoryRouter, CategoryTable
+    from coterie.routers.centroids import Centroid
     from coterie.routers.clusters import Avengers, KMeans
     from coterie.routers.factorization import Factorization
     from coterie.routers.forest import CategoryForest, Forest
@@ -88,6 +90,7 @@ _HOMES = {
     "experts.local": ("LocalExpert",),
     "experts.openai": ("OpenAIExpert",),
     "experts.recorded": ("RecordedExpert",),
+    "experts.retriever": ("RetrieverExpert",),
     "features": ("Encoder", "LexicalEncoder", "StaticEncoder"),
     "formats": ("read_records",),
     "holdouts": ("transfer",),
@@ -115,6 +118,7 @@ _HOMES = {
     "routers.base": ("Router", "load_router"),
     "routers.baselines": ("Always", "BestSingle", "Oracle", "Random"),
     "routers.categories": ("CategoryRouter", "CategoryTable"),
+    "routers.centroids": ("Centroid",),
     "routers.clusters": ("Avengers", "KMeans"),
     "routers.factorization": ("Factorization",),
     "routers.forest": ("CategoryForest", "Forest"),
@@ -168,6 +172,7 @@ __all__ = [
     "CategoryRouter",
     "CategoryStack",
     "CategoryTable",
+    "Centroid",
     "Certified",
     "Completion",
     "CoterieError",
@@ -208,6 +213,7 @@ __all__ = [
     "RecordedExpert",
     "Records",
     "Recruit",
+    "RetrieverExpert",
     "Router",
     "SimilarityWeighted",
     "Skills",
