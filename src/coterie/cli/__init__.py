@@ -4,6 +4,7 @@
 # ruff: noqa: F401, I001
 import coterie.cli.running
 import coterie.cli.answering
+import coterie.cli.serving
 import coterie.cli.records
 import coterie.cli.judging
 import coterie.cli.selecting

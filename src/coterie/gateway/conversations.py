@@ -1,0 +1,239 @@
+"""Compositions in the gateway: the same generators as everywhere, their last call streamed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from coterie.drivers.conversation import Conversation
+from coterie.gateway.attempts import Delivery, Exhausted
+from coterie.gateway.entries import Attempt, Tokens
+from coterie.gateway.failures import UpstreamError, failure
+from coterie.gateway.locals import Chunks, LocalUpstream, text_of, whole
+from coterie.gateway.retries import Deadline
+from coterie.gateway.upstream import Outgoing, Reply, Upstream
+from coterie.gateway.wire import raw
+from coterie.types import Call, Completion, Query, Usage
+
+if TYPE_CHECKING:
+    from coterie.gateway.exchange import Exchange
+    from coterie.gateway.routing import Plan
+
+OURS = frozenset({"messages", "model", "stream", "stream_options", "n"})
+
+
+async def converse(exchange: Exchange, plan: Plan, out: Outgoing, deadline: Deadline) -> Delivery:
+    """Run the plan's composition; its last call streams where it has one and the client wants it.
+
+    Raises Exhausted where there is no answer in the end.
+    """
+    assert plan.decision is not None
+    assert plan.query is not None
+    composition = exchange.services.compositions[plan.composition]
+    query = _whole_query(plan.query, out)
+    conversation = Conversation(query, plan.decision, composition, _seed(out))
+    talk = _Talk(exchange, deadline)
+    while not conversation.ended:
+        if conversation.final is not None and out.stream:
+            delivery = await talk.streamed(conversation.pending[0], out, conversation.final.prefix)
+            if not isinstance(delivery, Completion):
+                return delivery
+            conversation.send([delivery])
+        else:
+            asked = map(talk.complete, conversation.pending)
+            conversation.send(await asyncio.gather(*asked))
+    return talk.delivery(conversation.answer.completion, out)
+
+
+class _Talk:
+    """The calls of one composition."""
+
+    def __init__(self, exchange: Exchange, deadline: Deadline) -> None:
+        self._services, self._deadline = exchange.services, deadline
+        self._attempts = exchange.attempts
+
+    async def complete(self, call: Call) -> Completion:
+        """The completion of one call; a failure says so."""
+        upstream = self._services.upstreams[call.expert]
+        if isinstance(upstream, LocalUpstream):
+            return await self._local(upstream, call)
+        mine: list[Attempt] = []
+        start = time.perf_counter()
+        try:
+            delivery = await self._serve(upstream, _outgoing(call), mine)
+        except Exhausted as error:
+            return _failed(call, error.failure.message)
+        finally:
+            self._attempts += mine
+        seconds = time.perf_counter() - start
+        await delivery.aclose()
+        return _completion(call.expert, delivery.reply, seconds)
+
+    async def _local(self, upstream: LocalUpstream, call: Call) -> Completion:
+        """Straight from the expert: its log probabilities are worth having."""
+        start = time.perf_counter()
+        try:
+            completion = await upstream.complete(call, self._deadline)
+        except UpstreamError as error:
+            completion = _failed(call, error.failure.message)
+        seconds = time.perf_counter() - start
+        kind = "reset" if completion.broke else ""
+        count = completion.usage
+        tokens = Tokens(
+            count.prompt_tokens, count.completion_tokens, estimated=completion.estimated
+        )
+        status = 502 if kind else 200
+        self._attempts.append(Attempt(call.expert, kind, status, seconds, tokens))
+        return completion
+
+    async def streamed(self, call: Call, out: Outgoing, prefix: str) -> Delivery | Completion:
+        """The last call as a stream, or its failure before anything was shown."""
+        upstream = self._services.upstreams[call.expert]
+        asked = replace(_outgoing(call), stream=True, wants_usage=out.wants_usage)
+        try:
+            delivery = await self._serve(upstream, asked, self._attempts)
+        except Exhausted as error:
+            return _failed(call, error.failure.message)
+        if prefix:
+            delivery.reply = _Prefixed(prefix, delivery.reply, call.expert)
+        return delivery
+
+    async def _serve(self, upstream: Upstream, out: Outgoing, attempts: list[Attempt]) -> Delivery:
+        services = self._services
+        options = replace(services.options, hedge=None, midstream="error")
+        return await services.attempts.serve([upstream], out, self._deadline, options, attempts)
+
+    def delivery(self, completion: Completion, out: Outgoing) -> Delivery:
+        """The answer of the composition; raises Exhausted where it is a failure."""
+        if completion.broke:
+            told = failure("overloaded", str(completion.error))
+            raise Exhausted(told, self._attempts)
+        used = [one.tokens for one in self._attempts if one.tokens is not None]
+        total = sum(used, Tokens())
+        counted = replace(completion, usage=Usage(total.prompt, total.completion))
+        reply = whole([counted], out.path)
+        if out.stream:
+            reply = _Said(counted, total, out)
+        return Delivery(reply, completion.expert, self._attempts)
+
+
+class _Said(Reply):
+    """A text that is there already, as a stream."""
+
+    def __init__(self, completion: Completion, tokens: Tokens, out: Outgoing) -> None:
+        super().__init__(completion.expert, tokens=tokens, finish=completion.finish_reason)
+        self._text, self._out = completion.text, out
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """See Reply."""
+        assert self.tokens is not None
+        chunks = Chunks(self.model, self._out.path)
+        self.shown = True
+        yield chunks.piece(self._text)
+        yield chunks.end(self.finish, self.tokens, self._out.wants_usage)
+
+
+class _Prefixed(Reply):
+    """A stream with a text before it."""
+
+    def __init__(self, prefix: str, reply: Reply, expert: str) -> None:
+        super().__init__(reply.model)
+        self._prefix, self._reply, self._expert = prefix, reply, expert
+
+    def so_far(self) -> Tokens | None:
+        """See Reply."""
+        return self._reply.so_far()
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """See Reply."""
+        self.shown = True
+        yield Chunks(self._reply.model or self._expert).piece(self._prefix)
+        async for event in self._reply.events():
+            yield event
+        self.tokens, self.finish = self._reply.tokens, self._reply.finish
+
+    async def aclose(self) -> None:
+        """See Reply."""
+        await self._reply.aclose()
+
+
+def _whole_query(query: Query, out: Outgoing) -> Query:
+    """The query with the client's messages and request options."""
+    if "messages" not in out.fields:
+        return query
+    messages = msgspec.json.decode(out.fields["messages"])
+    params = {k: msgspec.json.decode(v) for k, v in out.fields.items() if k not in OURS}
+    texts = tuple({**m, "content": text_of(m.get("content"))} for m in messages)
+    return replace(query, messages=texts, params=params)
+
+
+def _seed(out: Outgoing) -> int:
+    seed = msgspec.json.decode(out.fields["seed"]) if "seed" in out.fields else 0
+    return seed if isinstance(seed, int) else 0
+
+
+def _outgoing(call: Call) -> Outgoing:
+    options = {name: raw(value) for name, value in call.options.items() if name != "choices"}
+    fields = {"messages": raw([dict(message) for message in call.messages]), **options}
+    return Outgoing("/chat/completions", {"model": raw(call.expert), **fields})
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+
+
+class _Token(msgspec.Struct):
+    logprob: float = 0.0
+
+
+class _Logprobs(msgspec.Struct):
+    content: list[_Token] | None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message = msgspec.field(default_factory=_Message)
+    finish_reason: str | None = None
+    logprobs: _Logprobs | None = None
+
+
+class _Body(msgspec.Struct):
+    choices: list[_Choice] = []
+
+
+_body = msgspec.json.Decoder(_Body)
+
+
+def _completion(expert: str, reply: Reply, seconds: float) -> Completion:
+    """A reply as compositions read it."""
+    choice = _body.decode(reply.body or b"{}").choices[0]
+    tokens = reply.tokens or Tokens(estimated=True)
+    text = choice.message.content or ""
+    return Completion(
+        expert=expert,
+        text=text,
+        usage=Usage(tokens.prompt, tokens.completion),
+        latency=seconds,
+        finish_reason=choice.finish_reason or "stop",
+        error=None if text.strip() else f"{expert}: answered nothing",
+        estimated=tokens.estimated,
+        logprob=_mean(choice.logprobs),
+    )
+
+
+def _mean(logprobs: _Logprobs | None) -> float | None:
+    tokens: Sequence[_Token] = (logprobs.content or ()) if logprobs is not None else ()
+    return sum(t.logprob for t in tokens) / len(tokens) if tokens else None
+
+
+def _failed(call: Call, why: str) -> Completion:
+    return Completion(call.expert, finish_reason="error", error=why)
+
+
+def compositions_of(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that answer questions: annotating is no answer, and ``single`` needs no name."""
+    return {name: one for name, one in found.items() if name not in ("annotate", "single")}

@@ -1,0 +1,243 @@
+"""One request from its arrival to its row in the log: plan, reserve, ask, settle, remember."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from coterie.gateway.asked import Asked
+from coterie.gateway.attempts import AttemptOptions, Attempts, Delivery, Exhausted
+from coterie.gateway.entries import Attempt, Entry, Key, Tokens
+from coterie.gateway.failures import UpstreamError
+from coterie.gateway.metering import Meters
+from coterie.gateway.retries import Deadline
+from coterie.gateway.routing import Plan, Routing
+from coterie.gateway.sessions import Sessions
+from coterie.gateway.upstream import Outgoing, Upstream
+
+if TYPE_CHECKING:
+    from coterie.gateway.accounts import Accounts, Reservation
+    from coterie.gateway.tariffs import Tariffs
+
+CLOSED = 499  # the client left; never sent, only logged
+
+
+class Log(Protocol):
+    """Where entries go."""
+
+    def write(self, entry: Entry) -> None:
+        """Keep the entry; never blocks."""
+
+
+class Observer(Protocol):
+    """What looks at queries without answering them: a shadow router, the drift monitor."""
+
+    def observe(self, entry: Entry, plan: Plan) -> None:
+        """Note a query that was routed; must be quick and not raise."""
+
+
+@dataclass(slots=True)
+class Limits:
+    """What a request may take at most."""
+
+    total: float = 600.0
+    answer_tokens: int = 4096
+    log_content: bool = False
+
+
+@dataclass(slots=True)
+class Services:
+    """What requests share. A reload makes another one; those under way keep theirs."""
+
+    routing: Routing
+    upstreams: Mapping[str, Upstream]
+    attempts: Attempts
+    accounts: Accounts
+    prices: Tariffs
+    log: Log
+    meters: Meters
+    sessions: Sessions | None = None
+    limits: Limits = field(default_factory=Limits)
+    options: AttemptOptions = field(default_factory=AttemptOptions)
+    observers: Sequence[Observer] = ()
+    compositions: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Exchange:
+    """One request under way. ``begin``, then the body or the events, then ``end``, always.
+
+    ``entry`` becomes the log's row; ``delivery`` is the answer under way.
+    """
+
+    __slots__ = (
+        "_at_begin",
+        "_began",
+        "_said",
+        "_start",
+        "_waited",
+        "asked",
+        "attempts",
+        "delivery",
+        "entry",
+        "key",
+        "plan",
+        "reservation",
+        "services",
+    )  # fmt: skip
+
+    def __init__(self, services: Services, key: Key, asked: Asked, id: str, start: float) -> None:
+        self.services, self.key, self.asked = services, key, asked
+        self.entry = Entry(
+            id=id,
+            time=time.time(),
+            key=key.id,
+            team=key.team,
+            path=asked.path,
+            asked=asked.model,
+            stream=asked.stream,
+        )
+        self.plan: Plan | None = None
+        self.reservation: Reservation | None = None
+        self.delivery: Delivery | None = None
+        self.attempts: list[Attempt] = []
+        self._start, self._began, self._waited = start, 0.0, 0.0
+        self._at_begin = 0.0
+        self._said: list[bytes] = []
+
+    async def begin(self, headers: Mapping[str, str]) -> Delivery:
+        """Plan, reserve and ask; returns when an answer is certain. Raises ApiError."""
+        services, asked = self.services, self.asked
+        self.plan = plan = self._planned()
+        self.reservation = await self._reserved(plan)
+        self._at_begin = time.perf_counter()
+        deadline = Deadline(services.limits.total)
+        out = Outgoing(asked.path, asked.fields, asked.stream, asked.wants_usage, headers)
+        try:
+            if plan.composition:
+                from coterie.gateway.conversations import converse
+
+                self.delivery = await converse(self, plan, out, deadline)
+            else:
+                candidates = [services.upstreams[name] for name in plan.experts]
+                self.delivery = await services.attempts.serve(
+                    candidates, out, deadline, self._options(), self.attempts
+                )
+        except Exhausted as error:
+            raise error.to_api_error() from None
+        finally:
+            self._began = time.perf_counter()
+            self._waited = self._began - self._at_begin
+        return self.delivery
+
+    def _options(self) -> AttemptOptions:
+        options, wish = self.services.options, self.asked.wishes.mid_stream
+        if options.hedge and ("tools" in self.asked.needs or self.asked.choices > 1):
+            options = replace(options, hedge=None)
+        if wish is None:
+            return options
+        return replace(options, midstream=wish, restart_shown=wish == "restart")
+
+    def _planned(self) -> Plan:
+        services, asked, entry = self.services, self.asked, self.entry
+        stay = ""
+        if services.sessions is not None:
+            entry.session = services.sessions.name(self.key.id, asked)
+            if asked.turns > 1 or asked.wishes.session:
+                stay = services.sessions.expert(entry.session)
+        plan = services.routing.plan(asked, entry.id, self.key.experts, stay)
+        entry.policy, entry.composition = plan.policy, plan.composition or "single"
+        entry.decided, entry.propensity = plan.experts[0], plan.propensity
+        entry.explored, entry.quality = plan.explored, plan.quality
+        entry.expected_cost, entry.candidates = plan.cost, plan.candidates
+        entry.constraints = plan.constraints
+        if plan.decision is not None:
+            entry.reason, entry.evidence = plan.decision.reason, dict(plan.decision.evidence)
+            for observer in services.observers:
+                observer.observe(entry, plan)
+        return plan
+
+    async def _reserved(self, plan: Plan) -> Reservation:
+        """Room in the key's budget and limits for the dearest way this may go."""
+        asked, services = self.asked, self.services
+        answer = (asked.answer_tokens or services.limits.answer_tokens) * asked.choices
+        tokens = Tokens(asked.prompt_tokens, answer)
+        strict = self.key.budget is not None or bool(self.key.team)
+        worst = services.prices.worst(plan.experts, tokens, bool(plan.composition), strict)
+        return await services.accounts.reserve(self.key, worst, tokens.total)
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """The stream's frames; raises ApiError when it fails for good."""
+        assert self.delivery is not None
+        before = time.perf_counter()
+        keep = self.services.limits.log_content
+        try:
+            async with aclosing(self.delivery.events()) as events:
+                async for event in events:
+                    now = time.perf_counter()
+                    self._waited += now - before
+                    if keep:
+                        self._said.append(event)
+                    yield event
+                    before = time.perf_counter()
+        except UpstreamError as error:
+            raise error.failure.to_api_error() from None
+
+    async def end(self, status: int = 200, error: str = "") -> None:
+        """Settle and log, whatever happened; never raises."""
+        delivery = self.delivery
+        if delivery is not None:
+            await delivery.aclose()
+        self.settle(status, error)
+
+    def settle(self, status: int, error: str) -> None:
+        """Count what was used, give back what was reserved, write the row."""
+        entry, services, delivery = self.entry, self.services, self.delivery
+        attempts = delivery.attempts if delivery is not None else self.attempts
+        entry.attempts = [self._priced(one) for one in attempts]
+        used = [one.tokens for one in entry.attempts if one.tokens is not None]
+        entry.cost = sum([one.cost for one in entry.attempts])
+        entry.tokens = sum(used[1:], used[0]) if used else Tokens()
+        if self.reservation is not None:
+            if used or entry.cost:
+                self.reservation.settle(entry.cost, entry.tokens.total)
+            else:
+                self.reservation.release()
+        now = time.perf_counter()
+        entry.status, entry.error = status, error
+        entry.latency = now - self._start
+        entry.overhead = max(entry.latency - self._waited, 0.0)
+        if delivery is not None:
+            entry.expert = delivery.expert
+            entry.first_token = self._began - self._start
+            if services.sessions is not None and status == 200:
+                services.sessions.put(entry.session, delivery.expert)
+        if (best := services.routing.best_single) is not None and used:
+            entry.baseline = services.prices.cost(best, used[-1])
+        if services.limits.log_content:
+            entry.content = self._content()
+        services.meters.add(entry)
+        services.log.write(entry)
+
+    def _priced(self, attempt: Attempt) -> Attempt:
+        if attempt.tokens is None:
+            return attempt
+        cost = self.services.prices.cost(attempt.expert, attempt.tokens)
+        return msgspec.structs.replace(attempt, cost=cost)
+
+    def _content(self) -> dict[str, Any]:
+        """Messages and answer, where the operator wants them in the log."""
+        names = ("messages", "prompt", "input", "tools")
+        asked = {n: msgspec.json.decode(v) for n, v in self.asked.fields.items() if n in names}
+        body = self.delivery.reply.body if self.delivery is not None else None
+        answer = b"".join(self._said) if body is None else body
+        return {**asked, "answer": answer.decode("utf-8", "replace")}
+
+    @property
+    def spent(self) -> float:
+        """Seconds since the request came, less those spent waiting for experts."""
+        return max(time.perf_counter() - self._start - self._waited, 0.0)

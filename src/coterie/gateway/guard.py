@@ -1,0 +1,121 @@
+"""Who may reach the gateway, where it may connect to, and what it never passes on."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from collections.abc import Iterable, Mapping
+from urllib.parse import urlsplit
+
+from coterie.errors import ConfigError
+from coterie.gateway.wire import ApiError
+
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1", "[::1]"})
+METADATA_NAMES = frozenset({"metadata.google.internal", "metadata", "instance-data"})
+# What a client's request may bring to an expert: tracing and nothing else.
+FORWARDED = (b"traceparent", b"tracestate", b"baggage")
+_SECRET = re.compile(r"\b(sk|pk|key|Bearer)[-_ ][A-Za-z0-9_\-]{8,}")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server bound to ``host``."""
+    if host in LOOPBACK_NAMES:
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+class Doors:
+    """The names under which the gateway answers, and the pages that may call it.
+
+    A page on the web can point a name of its own at 127.0.0.1 (DNS rebinding) or post to it; both
+    show in ``Host`` and ``Origin``.
+    """
+
+    def __init__(self, bound: str, hosts: Iterable[str] = (), origins: Iterable[str] = ()) -> None:
+        self._open = not is_loopback(bound)
+        self._hosts = {*LOOPBACK_NAMES, bound, *(host.lower() for host in hosts)}
+        self._origins = {origin.lower().rstrip("/") for origin in origins}
+
+    def check(self, headers: Mapping[bytes, bytes], admin: bool = False) -> None:
+        """Raise ApiError 403 for a host or an origin that is not ours.
+
+        Bound to the network, any host name may lead here, except to the administration where
+        ``hosts`` are given.
+        """
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        known = _name(host) in self._hosts
+        if not known and not (self._open and (not admin or len(self._hosts) <= 5)):
+            raise _forbidden(f"the host {host!r} is not served here; add it to [gateway] hosts")
+        origin = headers.get(b"origin")
+        if origin is None:
+            return
+        text = origin.decode("latin-1").lower().rstrip("/")
+        if text in self._origins or urlsplit(text).netloc == host:
+            return
+        raise _forbidden(f"pages from {text!r} may not call this; add it to [gateway] origins")
+
+
+def _name(host: str) -> str:
+    """A ``Host`` header without its port."""
+    if host.startswith("["):
+        return host.partition("]")[0] + "]"
+    return host.partition(":")[0]
+
+
+def _forbidden(message: str) -> ApiError:
+    return ApiError(403, message, type="permission_error", code="forbidden")
+
+
+def check_address(url: str, private: bool, field: str, where: str) -> None:
+    """Raise ConfigError where an expert's address leads somewhere it should not.
+
+    Metadata services and link-local addresses never pass; private and loopback ones do only where
+    ``private`` says so. Names are resolved now, unless they have no address yet.
+    """
+    host = urlsplit(url).hostname or ""
+    if host.lower() in METADATA_NAMES:
+        raise ConfigError(f"{host!r} is a metadata service of a cloud", path=where, field=field)
+    for address in addresses(host):
+        if why := barred(address, private):
+            hint = "" if "link" in why else "; private_addresses = true in [gateway] allows it"
+            raise ConfigError(f"{host!r} is {why}{hint}", path=where, field=field)
+
+
+def addresses(host: str) -> list[str]:
+    """The addresses of a name, none where it has none."""
+    try:
+        return [str(info[4][0]) for info in socket.getaddrinfo(host, None)]
+    except (OSError, UnicodeError):
+        return []
+
+
+def barred(address: str, private: bool) -> str:
+    """Why no connection goes to this address, "" where one may."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    mapped = getattr(ip, "ipv4_mapped", None)
+    ip = mapped or ip
+    if ip.is_link_local or ip == ipaddress.ip_address("fd00:ec2::254"):
+        return "a link-local address"
+    if ip.is_multicast or ip.is_unspecified or ip.is_reserved:
+        return "no address of a server"
+    if not private and (ip.is_private or ip.is_loopback):
+        return "a private address"
+    return ""
+
+
+def redacted(text: str) -> str:
+    """The text without what looks like a key.
+
+    >>> redacted("Incorrect API key provided: sk-proj-0123456789abcdef.")
+    'Incorrect API key provided: ***.'
+    """
+    return _SECRET.sub("***", text)
+
+
+def forwarded(headers: Mapping[bytes, bytes]) -> dict[str, str]:
+    """The headers of a client that experts may see; never credentials, cookies or addresses."""
+    return {name.decode(): headers[name].decode() for name in FORWARDED if name in headers}

@@ -1,0 +1,314 @@
+"""Experts of this process behind the same door as remote ones: calls in, OpenAI's objects out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+import msgspec
+
+from coterie.errors import CoterieError
+from coterie.experts.base import Expert
+from coterie.gateway.entries import Tokens, new_id
+from coterie.gateway.failures import Failure, UpstreamError, failure
+from coterie.gateway.retries import Deadline
+from coterie.gateway.staging import Staging
+from coterie.gateway.upstream import HttpUpstream, Outgoing, Reply
+from coterie.gateway.wire import Fields, frame
+from coterie.types import Call, Completion, Message, derive_seed
+
+OPTIONS = (
+    "temperature", "top_p", "top_k", "min_p", "seed", "stop", "presence_penalty",
+    "frequency_penalty", "repeat_penalty", "response_format", "choices", "reasoning_effort",
+    "chat_template_kwargs",
+)  # fmt: skip
+_encode = msgspec.json.encode
+
+
+class LocalUpstream:
+    """An expert of the pool that is no server: weights in memory, a function, records.
+
+    ``options`` are the pool's, under those of the request.
+    """
+
+    def __init__(
+        self,
+        expert: Expert,
+        staging: Staging,
+        options: Mapping[str, Any] | None = None,
+        context_length: int | None = None,
+    ) -> None:
+        self.name, self.slots, self.context_length = expert.name, expert.slots, context_length
+        self._expert, self._staging, self._options = expert, staging, dict(options or {})
+
+    async def open(self, out: Outgoing, deadline: Deadline) -> Reply:
+        """Ask; returns when an answer is certain. Raises UpstreamError."""
+        if out.path not in ("/chat/completions", "/completions"):
+            message = f"{self.name} runs inside this gateway and answers no {out.path}"
+            raise UpstreamError(failure("bad_request", message))
+        call = self._call(out)
+        count = _number(out.fields.get("n"))
+        async with AsyncExitStack() as stack:
+            await enter(stack, self._staging, self._expert, deadline)
+            if not out.stream:
+                return await self._whole(call, count, out.path)
+            if count > 1:
+                message = f"{self.name} runs inside this gateway and streams one choice"
+                raise UpstreamError(failure("bad_request", message, param="n"))
+            stream = _LocalStream(self._expert, call, out)
+            await stream.begin()
+            stream.hold(stack.pop_all())
+            return stream
+
+    async def complete(self, call: Call, deadline: Deadline) -> Completion:
+        """The expert's own completion of a call, with the pool's options under the call's."""
+        options = {**self._options, **call.options}
+        async with AsyncExitStack() as stack:
+            await enter(stack, self._staging, self._expert, deadline)
+            return await self._expert.complete(
+                Call(call.expert, call.messages, call.purpose, options)
+            )
+
+    async def close(self) -> None:
+        """Nothing to close: the pool closes its experts."""
+
+    async def _whole(self, call: Call, count: int, path: str) -> Reply:
+        seed = int(call.options.get("seed", 0) or 0)
+        calls = [call]
+        for place in range(1, count):
+            options = {**call.options, "seed": derive_seed(seed, "choice", place)}
+            calls.append(Call(call.expert, call.messages, call.purpose, options))
+        completions = await asyncio.gather(*map(self._expert.complete, calls))
+        for completion in completions:
+            if completion.broke:
+                raise UpstreamError(_failure(completion))
+        return whole(completions, path)
+
+    def _call(self, out: Outgoing) -> Call:
+        options = {**self._options, **options_of(out.fields)}
+        return Call(self.name, messages_of(out.fields), "answer", options)
+
+
+class StagedUpstream:
+    """A server whose weights have to be on the device first (vLLM in sleep mode)."""
+
+    def __init__(self, inner: HttpUpstream, expert: Expert, staging: Staging) -> None:
+        self.name, self.slots, self.context_length = inner.name, inner.slots, inner.context_length
+        self._inner, self._expert, self._staging = inner, expert, staging
+
+    async def open(self, out: Outgoing, deadline: Deadline) -> Reply:
+        """See Upstream; the server stays awake until the reply is closed."""
+        async with AsyncExitStack() as stack:
+            await enter(stack, self._staging, self._expert, deadline)
+            reply = await self._inner.open(out, deadline)
+            if out.stream:
+                return _Held(reply, stack.pop_all())
+            return reply
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._inner.close()
+
+
+class _Held(Reply):
+    """A stream that keeps its expert in memory until it is closed."""
+
+    def __init__(self, reply: Reply, stack: AsyncExitStack) -> None:
+        super().__init__(reply.model)
+        self._reply, self._stack = reply, stack
+
+    def so_far(self) -> Tokens | None:
+        """See Reply."""
+        return self._reply.so_far()
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """See Reply."""
+        async for event in self._reply.events():
+            self.shown = self._reply.shown
+            yield event
+        self.tokens, self.finish = self._reply.tokens, self._reply.finish
+
+    async def aclose(self) -> None:
+        """See Reply."""
+        await self._reply.aclose()
+        await self._stack.aclose()
+
+
+async def enter(
+    stack: AsyncExitStack, staging: Staging, expert: Expert, deadline: Deadline
+) -> None:
+    """Wait until the expert is in memory; raises UpstreamError where it does not get there."""
+    try:
+        async with asyncio.timeout(deadline.left()):
+            await stack.enter_async_context(staging.use(expert))
+    except TimeoutError:
+        message = f"{expert.name}: not in memory before the deadline"
+        raise UpstreamError(failure("deadline", message)) from None
+    except CoterieError as error:
+        raise UpstreamError(failure("overloaded", str(error))) from None
+
+
+def whole(completions: Sequence[Completion], path: str = "/chat/completions") -> Reply:
+    """The answer of these completions as one OpenAI object, each a choice."""
+    chat = path == "/chat/completions"
+    choices = []
+    for place, one in enumerate(completions):
+        said: dict[str, Any] = {"index": place, "finish_reason": one.finish_reason}
+        if chat:
+            said["message"] = {"role": "assistant", "content": one.text, "refusal": None}
+        else:
+            said["text"] = one.text
+        choices.append({**said, "logprobs": None})
+    prompt = completions[0].usage.prompt_tokens
+    answer = sum(one.usage.completion_tokens for one in completions)
+    estimated = any(one.estimated for one in completions)
+    model = completions[0].expert
+    body = {
+        "id": new_id("chatcmpl-"),
+        "object": "chat.completion" if chat else "text_completion",
+        "created": int(time.time()),
+        "model": model,
+        "choices": choices,
+        "usage": usage(prompt, answer, estimated),
+    }
+    tokens = Tokens(prompt, answer, estimated=estimated)
+    return Reply(model, _encode(body), tokens, completions[0].finish_reason)
+
+
+def usage(prompt: int, answer: int, estimated: bool = False) -> dict[str, Any]:
+    """OpenAI's usage object, marked where the counts are not the expert's own."""
+    counts: dict[str, Any] = {
+        "prompt_tokens": prompt,
+        "completion_tokens": answer,
+        "total_tokens": prompt + answer,
+    }
+    return {**counts, "estimated": True} if estimated else counts
+
+
+class Chunks:
+    """Chunks of one streamed answer in OpenAI's shape."""
+
+    def __init__(self, model: str, path: str = "/chat/completions") -> None:
+        self.model, self._chat = model, path == "/chat/completions"
+        self._head = {
+            "id": new_id("chatcmpl-"),
+            "object": "chat.completion.chunk" if self._chat else "text_completion",
+            "created": int(time.time()),
+            "model": model,
+        }
+        self._first = True
+
+    def piece(self, text: str) -> bytes:
+        """The frame of a piece of text."""
+        delta: dict[str, Any] = {"content": text}
+        if self._first:
+            delta, self._first = {"role": "assistant", **delta}, False
+        return self._frame(delta, text, None)
+
+    def end(self, finish: str, tokens: Tokens, wants_usage: bool) -> bytes:
+        """The last frames: why it ended, and the usage where it is wanted."""
+        last = self._frame({}, "", finish)
+        if not wants_usage:
+            return last
+        counts = usage(tokens.prompt, tokens.completion, tokens.estimated)
+        return last + frame(_encode({**self._head, "choices": [], "usage": counts}))
+
+    def _frame(self, delta: Mapping[str, Any], text: str, finish: str | None) -> bytes:
+        said = {"delta": delta} if self._chat else {"text": text}
+        choice = {"index": 0, **said, "logprobs": None, "finish_reason": finish}
+        return frame(_encode({**self._head, "choices": [choice]}))
+
+
+class _LocalStream(Reply):
+    """Pieces of an expert as chunks; the first piece is in hand when it begins."""
+
+    def __init__(self, expert: Expert, call: Call, out: Outgoing) -> None:
+        super().__init__(expert.name)
+        self._chunks = Chunks(expert.name, out.path)
+        self._wants_usage = out.wants_usage
+        self._pieces: AsyncIterator[str | Completion] = expert.stream(call)
+        self._first: str | Completion | None = None
+        self._said = 0
+        self._prompt = sum(len(str(m.get("content") or "")) for m in call.messages) // 4
+        self._stack: AsyncExitStack | None = None
+
+    async def begin(self) -> None:
+        """Wait for the first piece; raises UpstreamError where there is none."""
+        self._first = await anext(self._pieces)
+        if isinstance(self._first, Completion) and self._first.broke:
+            raise UpstreamError(_failure(self._first))
+
+    def hold(self, stack: AsyncExitStack) -> None:
+        """Keep the expert in memory until the stream is closed."""
+        self._stack = stack
+
+    def so_far(self) -> Tokens | None:
+        """See Reply."""
+        return self.tokens or Tokens(self._prompt, self._said // 4, estimated=True)
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """See Reply."""
+        piece = self._first
+        while piece is not None and not isinstance(piece, Completion):
+            self._said += len(piece)
+            self.shown = True
+            yield self._chunks.piece(piece)
+            piece = await anext(self._pieces, None)
+        if piece is None or piece.broke:
+            told = failure("cut", f"{self.model}: ended without a completion")
+            raise UpstreamError(_failure(piece) if piece else told)
+        self.finish = piece.finish_reason
+        count = piece.usage
+        self.tokens = Tokens(
+            count.prompt_tokens, count.completion_tokens, estimated=piece.estimated
+        )
+        yield self._chunks.end(piece.finish_reason, self.tokens, self._wants_usage)
+
+    async def aclose(self) -> None:
+        """See Reply."""
+        stack, self._stack = self._stack, None
+        if isinstance(self._pieces, AsyncGenerator):
+            await self._pieces.aclose()
+        if stack is not None:
+            await stack.aclose()
+
+
+def _failure(completion: Completion) -> Failure:
+    """Why a local expert failed, from its own words."""
+    told = str(completion.error)
+    if "context" in told and ("exceed" in told or "size" in told or "too long" in told):
+        return failure("context_length", told, code="context_length_exceeded")
+    return failure("reset", told)
+
+
+def messages_of(fields: Fields) -> tuple[Message, ...]:
+    """The request's messages with their texts, or its prompt as one of the user's."""
+    if "messages" in fields:
+        messages = msgspec.json.decode(fields["messages"])
+        return tuple({**m, "content": text_of(m.get("content"))} for m in messages)
+    prompt = msgspec.json.decode(fields["prompt"]) if "prompt" in fields else ""
+    text = prompt if isinstance(prompt, str) else "\n".join(map(str, prompt))
+    return ({"role": "user", "content": text},)
+
+
+def text_of(content: Any) -> str:
+    """The text of a message's content, which may be a list of parts."""
+    if isinstance(content, list):
+        return "\n".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return "" if content is None else str(content)
+
+
+def options_of(fields: Fields) -> dict[str, Any]:
+    """The request options that experts of this process know."""
+    options = {name: msgspec.json.decode(fields[name]) for name in OPTIONS if name in fields}
+    for name in ("max_tokens", "max_completion_tokens"):
+        if name in fields and (bound := msgspec.json.decode(fields[name])) is not None:
+            options["max_tokens"] = bound
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _number(value: msgspec.Raw | None) -> int:
+    return 1 if value is None else int(msgspec.json.decode(value) or 1)

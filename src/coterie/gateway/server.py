@@ -1,0 +1,149 @@
+"""The gateway as a process: binds a port, drains on SIGTERM, reads its configuration on SIGHUP."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+
+import uvicorn
+
+from coterie.errors import CoterieError
+from coterie.gateway.app import App
+from coterie.gateway.building import Gateway
+from coterie.gateway.guard import is_loopback
+from coterie.gateway.pages import ADMIN_VARIABLE, WEAKEST, Pages
+
+NOTICE = 1.0  # seconds in which new requests still get a 503 before the port closes
+
+
+def application(gateway: Gateway) -> App:
+    """The whole ASGI application."""
+    from coterie.gateway.dashboard import routes
+
+    pages = Pages(gateway.live, gateway.ledger, gateway.facts)
+    return App(gateway.live, pages.application(routes(gateway)))
+
+
+async def serve(
+    gateway: Gateway, say: Callable[[str], None], ready: Callable[[int], None] = lambda port: None
+) -> None:
+    """Serve until SIGTERM or SIGINT; requests under way get ``drain`` seconds to end.
+
+    ``ready`` gets the port once requests are answered. Raises CoterieError where the gateway may
+    not be bound as configured.
+    """
+    settings = gateway.settings
+    await gateway.accounts.start()
+    try:
+        check_binding(gateway)
+        listener = bind(settings.host, settings.port)
+        config = uvicorn.Config(
+            application(gateway),
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            log_level="warning",
+            server_header=False,
+            date_header=False,
+            timeout_graceful_shutdown=max(1, round(settings.drain)),
+            h11_max_incomplete_event_size=1 << 16,
+        )
+        await _run(_Server(config, gateway), gateway, listener, say, ready)
+    finally:
+        await gateway.close()
+
+
+async def _run(
+    server: _Server,
+    gateway: Gateway,
+    listener: socket.socket,
+    say: Callable[[str], None],
+    ready: Callable[[int], None],
+) -> None:
+    loop = asyncio.get_running_loop()
+    lag = loop.create_task(gateway.live.services.meters.watch_lag())
+    reloads: set[asyncio.Task[None]] = set()
+
+    def reload() -> None:
+        task = loop.create_task(_reload(gateway, say))
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    port = listener.getsockname()[1]
+    announce = loop.create_task(_announce(server, lambda: ready(port)))
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+        for task in (lag, announce):
+            task.cancel()
+
+
+async def _announce(server: _Server, ready: Callable[[], None]) -> None:
+    while not server.started:
+        await asyncio.sleep(0.005)
+    ready()
+
+
+async def _reload(gateway: Gateway, say: Callable[[str], None]) -> None:
+    try:
+        await gateway.reload()
+        say("configuration read again")
+    except CoterieError as error:
+        say(f"configuration kept as it was: {error}")
+
+
+class _Server(uvicorn.Server):
+    """Refuses new requests before it stops to listen, so that a balancer looks elsewhere."""
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
+        super().__init__(config)
+        self._gateway = gateway
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """See uvicorn."""
+        self._gateway.live.draining = True
+        if self._gateway.live.services.meters.in_flight:
+            await asyncio.sleep(NOTICE)
+        await super().shutdown(sockets)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; raises CoterieError naming the remedy where the port is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host.strip("[]"), port))
+    except OSError as error:
+        listener.close()
+        hint = "stop what listens there or choose another --port"
+        raise CoterieError(f"cannot listen on {host}:{port}: {error.strerror}; {hint}") from None
+    listener.listen(2048)
+    listener.setblocking(False)
+    with suppress(OSError):
+        listener.set_inheritable(False)
+    return listener
+
+
+def check_binding(gateway: Gateway) -> None:
+    """Raise CoterieError where the gateway would be open to the network without keys."""
+    settings = gateway.settings
+    admin = os.environ.get(ADMIN_VARIABLE, "")
+    if admin and len(admin) < WEAKEST:
+        raise CoterieError(f"{ADMIN_VARIABLE} has {len(admin)} characters; use {WEAKEST} or more")
+    if is_loopback(settings.host):
+        return
+    if settings.keys == "off":
+        raise CoterieError(f'{settings.host} is open to the network and keys = "off"; allow keys')
+    if not gateway.accounts.keyed:
+        message = f"{settings.host} is open to the network and there is no key yet"
+        store = f" --store {settings.store}"
+        raise CoterieError(f"{message}; make one first: coterie keys create NAME{store}")

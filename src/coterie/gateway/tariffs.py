@@ -1,0 +1,43 @@
+"""What requests to the experts of one pool cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from coterie.gateway.entries import Tokens
+from coterie.gateway.prices import FREE, Prices, Rates, cost
+
+
+class Tariffs:
+    """Prices by expert; ``models`` names model and address of those without a fixed one."""
+
+    def __init__(self, prices: Prices, models: Mapping[str, tuple[str, str]] | None = None) -> None:
+        self._prices, self._models = prices, dict(models or {})
+
+    def of(self, expert: str) -> Rates | None:
+        """The expert's rates, None where nobody knows them."""
+        model, address = self._models.get(expert, ("", ""))
+        return self._prices.of(expert, model, address)
+
+    def cost(self, expert: str, tokens: Tokens) -> float:
+        """What these tokens cost; nothing where the price is unknown."""
+        return cost(self.of(expert) or FREE, tokens)
+
+    def worst(self, experts: Sequence[str], tokens: Tokens, together: bool, strict: bool) -> float:
+        """The most that a request may cost: any one of the experts, or all of them together.
+
+        Raises ApiError where a price is unknown, this matters (``strict``) and the operator
+        did not say that unknown prices are free.
+        """
+        if strict:
+            for expert in experts:
+                self._prices.rates(expert, *self._models.get(expert, ("", "")))
+        costs = [self.cost(expert, tokens) for expert in experts]
+        return sum(costs) if together else max(costs)
+
+    def prefix_saving(self, expert: str) -> float:
+        """What a prompt token saves where the expert has it cached."""
+        rates = self.of(expert)
+        if rates is None or rates.cached is None:
+            return 0.0
+        return max(rates.prompt - rates.cached, 0.0)
