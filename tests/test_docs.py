@@ -33,7 +33,7 @@ def test_the_command_line_page_is_what_the_command_line_says() -> None:
 
 
 COMMANDS = [" ".join(names) for names in MAKE["commands"]()]
-GROUPS = ["records", "keys", "log"]
+GROUPS = ["records", "keys", "log", "config"]
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c not in GROUPS])

@@ -151,7 +151,7 @@ def services_of(
     services = Services(
         routing=_routing(config, pool, router, staging, compositions, meters, tariffs),
         upstreams=_upstreams(config, pool, staging),
-        attempts=Attempts(**_patience(settings)) if before is None else before.attempts,
+        attempts=Attempts() if before is None else before.attempts,
         accounts=accounts if before is None else before.accounts,  # type: ignore[arg-type]
         prices=tariffs,
         log=ledger if before is None else before.log,  # type: ignore[arg-type]
@@ -370,7 +370,7 @@ def _add_gauges(meters: Meters, gateway: Gateway) -> None:
         return {(name,): float(n) for name, n in gateway.staging.state().waiting.items()}
 
     def breakers() -> dict[tuple[str, ...], float]:
-        states = gateway.live.services.attempts.states()
+        states: dict[str, str] = getattr(gateway.live.services.attempts, "states", dict)()
         return {(name,): float(state != "closed") for name, state in states.items()}
 
     meters.gauges |= {

@@ -39,7 +39,7 @@ async def serve(
     settings = gateway.settings
     await gateway.accounts.start()
     try:
-        check_binding(gateway)
+        await check_binding(gateway)
         listener = bind(settings.host, settings.port)
         config = uvicorn.Config(
             application(gateway),
@@ -133,7 +133,7 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def check_binding(gateway: Gateway) -> None:
+async def check_binding(gateway: Gateway) -> None:
     """Raise CoterieError where the gateway would be open to the network without keys."""
     settings = gateway.settings
     admin = os.environ.get(ADMIN_VARIABLE, "")
@@ -143,7 +143,8 @@ def check_binding(gateway: Gateway) -> None:
         return
     if settings.keys == "off":
         raise CoterieError(f'{settings.host} is open to the network and keys = "off"; allow keys')
-    if not gateway.accounts.keyed:
+    keys, _ = await gateway.ledger.owners()
+    if all(key.revoked is not None for key in keys):
         message = f"{settings.host} is open to the network and there is no key yet"
         store = f" --store {settings.store}"
         raise CoterieError(f"{message}; make one first: coterie keys create NAME{store}")
