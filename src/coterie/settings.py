@@ -130,29 +130,12 @@ class ResidencyTable(_Table):
     pin: list[str] = []
 
 
-class HedgeTable(_Table):
-    """A second request to the next candidate after ``after`` seconds without content.
-
-    At most ``ratio`` of the requests are asked twice.
-    """
-
-    after: float = Field(gt=0)
-    ratio: float = Field(default=0.1, gt=0, le=1)
-
-
-class BreakerTable(_Table):
-    """An expert rests for ``seconds`` (growing to ``longest``) after ``failures`` in a row."""
-
-    failures: int = Field(default=5, ge=1)
-    seconds: float = Field(default=5.0, gt=0)
-    longest: float = Field(default=30.0, gt=0)
-
-
 class GatewayTable(_Table):
     """How the pool is served by ``coterie serve``.
 
     ``keys``: a virtual key is required always, never, or as soon as one exists ("auto").
-    ``hosts`` are further names under which the gateway may be addressed.
+    ``hosts`` are further names under which the gateway may be addressed. ``hedge`` asks the next
+    expert as well after so many seconds without content, for a tenth of the requests at most.
     """
 
     host: str = "127.0.0.1"
@@ -165,12 +148,9 @@ class GatewayTable(_Table):
     private_addresses: bool | None = None
     log_content: bool = False
     max_body: Any = "20 MB"
-    max_depth: int = Field(default=64, ge=4, le=512)
     max_tokens: int = Field(default=4096, ge=1)
     max_choices: int = Field(default=8, ge=1)
-    queue: int = Field(default=256, ge=1)
     retries: int = Field(default=2, ge=0, le=10)
-    retry_budget: float = Field(default=0.2, ge=0, le=1)
     mid_stream: Literal["error", "restart"] = "error"
     refusals: Literal["keep", "next"] = "keep"
     heartbeat: float = Field(default=15.0, ge=0)
@@ -183,8 +163,7 @@ class GatewayTable(_Table):
     timeouts: TimeoutTable = TimeoutTable()
     sessions: SessionTable = SessionTable()
     residency: ResidencyTable = ResidencyTable()
-    breaker: BreakerTable = BreakerTable()
-    hedge: HedgeTable | None = None
+    hedge: float | None = Field(default=None, gt=0)
     prices: dict[str, PriceRates] = {}
     policies: dict[str, PolicyTable] = {}
 
@@ -209,6 +188,4 @@ TABLES: Mapping[str, type[BaseModel]] = {
     "timeouts": TimeoutTable,
     "sessions": SessionTable,
     "residency": ResidencyTable,
-    "breaker": BreakerTable,
-    "hedge": HedgeTable,
 }

@@ -22,11 +22,12 @@ from coterie.gateway.ledger import Ledger, open_ledger
 from coterie.gateway.locals import LocalUpstream, StagedUpstream
 from coterie.gateway.metering import Meters
 from coterie.gateway.prices import FREE, Prices, Rates
+from coterie.gateway.replies import Timeouts, Upstream
 from coterie.gateway.routing import ALL, Named, Profile, Routing
 from coterie.gateway.sessions import Sessions
 from coterie.gateway.staging import Staging
 from coterie.gateway.tariffs import Tariffs
-from coterie.gateway.upstream import HttpUpstream, Timeouts, Upstream
+from coterie.gateway.upstream import HttpUpstream
 from coterie.policies import Budget
 from coterie.pool import Pool
 from coterie.routers.base import Router
@@ -161,7 +162,7 @@ def services_of(
         options=AttemptOptions(
             retries=settings.retries,
             midstream=settings.mid_stream,
-            hedge=None if settings.hedge is None else settings.hedge.after,
+            hedge=settings.hedge,
             refusals=settings.refusals == "next",
         ),
         observers=_observers(config, router),
@@ -279,18 +280,6 @@ def _remote(
     return StagedUpstream(upstream, expert, staging) if expert.size else upstream
 
 
-def _patience(settings: GatewayTable) -> dict[str, Any]:
-    """Settings of attempts that outlive a request."""
-    return {
-        "queue": settings.queue,
-        "retry_share": settings.retry_budget,
-        "failures": settings.breaker.failures,
-        "rest": settings.breaker.seconds,
-        "longest_rest": settings.breaker.longest,
-        "hedge_share": settings.hedge.ratio if settings.hedge else 0.0,
-    }
-
-
 def _tariffs(config: Config) -> Tariffs:
     """Prices of the pool file, then overrides of [gateway.prices], then published ones."""
     settings, fixed = config.settings.gateway, {}
@@ -370,8 +359,8 @@ def _add_gauges(meters: Meters, gateway: Gateway) -> None:
         return {(name,): float(n) for name, n in gateway.staging.state().waiting.items()}
 
     def breakers() -> dict[tuple[str, ...], float]:
-        states: dict[str, str] = getattr(gateway.live.services.attempts, "states", dict)()
-        return {(name,): float(state != "closed") for name, state in states.items()}
+        known = gateway.live.services.attempts.deployments.items()
+        return {(name,): float(one.breaker.state != "closed") for name, one in known}
 
     meters.gauges |= {
         "expert_resident": resident,

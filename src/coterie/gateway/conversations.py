@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,29 +16,28 @@ from coterie.gateway.attempts import Delivery, Exhausted
 from coterie.gateway.entries import Attempt, Tokens
 from coterie.gateway.failures import UpstreamError, failure
 from coterie.gateway.locals import Chunks, LocalUpstream, text_of, whole
+from coterie.gateway.replies import Outgoing, Reply, Upstream
 from coterie.gateway.retries import Deadline
-from coterie.gateway.upstream import Outgoing, Reply, Upstream
 from coterie.gateway.wire import raw
 from coterie.types import Call, Completion, Query, Usage
 
 if TYPE_CHECKING:
-    from coterie.gateway.exchange import Exchange
+    from coterie.gateway.exchange import Services
     from coterie.gateway.routing import Plan
 
 OURS = frozenset({"messages", "model", "stream", "stream_options", "n"})
 
 
-async def converse(exchange: Exchange, plan: Plan, out: Outgoing, deadline: Deadline) -> Delivery:
+async def converse(talk: Talk, plan: Plan, out: Outgoing) -> Composed:
     """Run the plan's composition; its last call streams where it has one and the client wants it.
 
     Raises Exhausted where there is no answer in the end.
     """
     assert plan.decision is not None
     assert plan.query is not None
-    composition = exchange.services.compositions[plan.composition]
+    composition = talk.services.compositions[plan.composition]
     query = _whole_query(plan.query, out)
     conversation = Conversation(query, plan.decision, composition, _seed(out))
-    talk = _Talk(exchange, deadline)
     while not conversation.ended:
         if conversation.final is not None and out.stream:
             delivery = await talk.streamed(conversation.pending[0], out, conversation.final.prefix)
@@ -50,16 +50,15 @@ async def converse(exchange: Exchange, plan: Plan, out: Outgoing, deadline: Dead
     return talk.delivery(conversation.answer.completion, out)
 
 
-class _Talk:
-    """The calls of one composition."""
+class Talk:
+    """The calls of one composition; every try is added to ``attempts``."""
 
-    def __init__(self, exchange: Exchange, deadline: Deadline) -> None:
-        self._services, self._deadline = exchange.services, deadline
-        self._attempts = exchange.attempts
+    def __init__(self, services: Services, deadline: Deadline, attempts: list[Attempt]) -> None:
+        self.services, self._deadline, self._attempts = services, deadline, attempts
 
     async def complete(self, call: Call) -> Completion:
         """The completion of one call; a failure says so."""
-        upstream = self._services.upstreams[call.expert]
+        upstream = self.services.upstreams[call.expert]
         if isinstance(upstream, LocalUpstream):
             return await self._local(upstream, call)
         mine: list[Attempt] = []
@@ -91,24 +90,22 @@ class _Talk:
         self._attempts.append(Attempt(call.expert, kind, status, seconds, tokens))
         return completion
 
-    async def streamed(self, call: Call, out: Outgoing, prefix: str) -> Delivery | Completion:
+    async def streamed(self, call: Call, out: Outgoing, prefix: str) -> Composed | Completion:
         """The last call as a stream, or its failure before anything was shown."""
-        upstream = self._services.upstreams[call.expert]
+        upstream = self.services.upstreams[call.expert]
         asked = replace(_outgoing(call), stream=True, wants_usage=out.wants_usage)
         try:
             delivery = await self._serve(upstream, asked, self._attempts)
         except Exhausted as error:
             return _failed(call, error.failure.message)
-        if prefix:
-            delivery.reply = _Prefixed(prefix, delivery.reply, call.expert)
-        return delivery
+        return Composed(delivery.reply, call.expert, self._attempts, delivery, prefix)
 
     async def _serve(self, upstream: Upstream, out: Outgoing, attempts: list[Attempt]) -> Delivery:
-        services = self._services
+        services = self.services
         options = replace(services.options, hedge=None, midstream="error")
         return await services.attempts.serve([upstream], out, self._deadline, options, attempts)
 
-    def delivery(self, completion: Completion, out: Outgoing) -> Delivery:
+    def delivery(self, completion: Completion, out: Outgoing) -> Composed:
         """The answer of the composition; raises Exhausted where it is a failure."""
         if completion.broke:
             told = failure("overloaded", str(completion.error))
@@ -119,7 +116,7 @@ class _Talk:
         reply = whole([counted], out.path)
         if out.stream:
             reply = _Said(counted, total, out)
-        return Delivery(reply, completion.expert, self._attempts)
+        return Composed(reply, completion.expert, self._attempts)
 
 
 class _Said(Reply):
@@ -138,28 +135,35 @@ class _Said(Reply):
         yield chunks.end(self.finish, self.tokens, self._out.wants_usage)
 
 
-class _Prefixed(Reply):
-    """A stream with a text before it."""
+class Composed:
+    """The answer of a composition; see Delivery.
 
-    def __init__(self, prefix: str, reply: Reply, expert: str) -> None:
-        super().__init__(reply.model)
-        self._prefix, self._reply, self._expert = prefix, reply, expert
+    ``prefix`` goes before the events of ``last``, its last call, where that one streams.
+    """
 
-    def so_far(self) -> Tokens | None:
-        """See Reply."""
-        return self._reply.so_far()
+    def __init__(
+        self,
+        reply: Reply,
+        expert: str,
+        attempts: list[Attempt],
+        last: Delivery | None = None,
+        prefix: str = "",
+    ) -> None:
+        self.reply, self.expert, self.attempts = reply, expert, attempts
+        self._last, self._prefix = last, prefix
 
     async def events(self) -> AsyncGenerator[bytes, None]:
-        """See Reply."""
-        self.shown = True
-        yield Chunks(self._reply.model or self._expert).piece(self._prefix)
-        async for event in self._reply.events():
-            yield event
-        self.tokens, self.finish = self._reply.tokens, self._reply.finish
+        """See Delivery."""
+        if self._prefix:
+            yield Chunks(self.reply.model or self.expert).piece(self._prefix)
+        source = self.reply if self._last is None else self._last
+        async with aclosing(source.events()) as events:
+            async for event in events:
+                yield event
 
     async def aclose(self) -> None:
-        """See Reply."""
-        await self._reply.aclose()
+        """See Delivery."""
+        await (self.reply if self._last is None else self._last).aclose()
 
 
 def _whole_query(query: Query, out: Outgoing) -> Query:

@@ -12,13 +12,14 @@ import msgspec
 
 from coterie.gateway.asked import Asked
 from coterie.gateway.attempts import AttemptOptions, Attempts, Delivery, Exhausted
+from coterie.gateway.conversations import Composed, Talk, converse
 from coterie.gateway.entries import Attempt, Entry, Key, Tokens
 from coterie.gateway.failures import UpstreamError
 from coterie.gateway.metering import Meters
+from coterie.gateway.replies import Outgoing, Upstream
 from coterie.gateway.retries import Deadline
 from coterie.gateway.routing import Plan, Routing
 from coterie.gateway.sessions import Sessions
-from coterie.gateway.upstream import Outgoing, Upstream
 
 if TYPE_CHECKING:
     from coterie.gateway.accounts import Accounts, Reservation
@@ -103,13 +104,13 @@ class Exchange:
         )
         self.plan: Plan | None = None
         self.reservation: Reservation | None = None
-        self.delivery: Delivery | None = None
+        self.delivery: Delivery | Composed | None = None
         self.attempts: list[Attempt] = []
         self._start, self._began, self._waited = start, 0.0, 0.0
         self._at_begin = 0.0
         self._said: list[bytes] = []
 
-    async def begin(self, headers: Mapping[str, str]) -> Delivery:
+    async def begin(self, headers: Mapping[str, str]) -> Delivery | Composed:
         """Plan, reserve and ask; returns when an answer is certain. Raises ApiError."""
         services, asked = self.services, self.asked
         self.plan = plan = self._planned()
@@ -119,9 +120,8 @@ class Exchange:
         out = Outgoing(asked.path, asked.fields, asked.stream, asked.wants_usage, headers)
         try:
             if plan.composition:
-                from coterie.gateway.conversations import converse
-
-                self.delivery = await converse(self, plan, out, deadline)
+                talk = Talk(services, deadline, self.attempts)
+                self.delivery = await converse(talk, plan, out)
             else:
                 candidates = [services.upstreams[name] for name in plan.experts]
                 self.delivery = await services.attempts.serve(
@@ -136,8 +136,6 @@ class Exchange:
 
     def _options(self) -> AttemptOptions:
         options, wish = self.services.options, self.asked.wishes.mid_stream
-        if options.hedge and ("tools" in self.asked.needs or self.asked.choices > 1):
-            options = replace(options, hedge=None)
         if wish is None:
             return options
         return replace(options, midstream=wish, restart_shown=wish == "restart")

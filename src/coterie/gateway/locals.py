@@ -14,9 +14,10 @@ from coterie.errors import CoterieError
 from coterie.experts.base import Expert
 from coterie.gateway.entries import Tokens, new_id
 from coterie.gateway.failures import Failure, UpstreamError, failure
+from coterie.gateway.replies import Outgoing, Reply
 from coterie.gateway.retries import Deadline
 from coterie.gateway.staging import Staging
-from coterie.gateway.upstream import HttpUpstream, Outgoing, Reply
+from coterie.gateway.upstream import HttpUpstream
 from coterie.gateway.wire import Fields, frame
 from coterie.types import Call, Completion, Message, derive_seed
 

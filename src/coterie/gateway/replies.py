@@ -110,3 +110,6 @@ class Upstream(Protocol):
 
     async def open(self, out: Outgoing, deadline: Deadline) -> Reply:
         """Ask; returns when an answer is certain. Raises UpstreamError."""
+
+    async def close(self) -> None:
+        """Give back connections; what waits in them ends."""

@@ -38,9 +38,6 @@ _TRUE = raw(True)
 _WITH_USAGE = raw({"include_usage": True})
 _options = msgspec.json.Decoder(dict[str, msgspec.Raw] | None)
 
-    async def close(self) -> None:
-        """Give back connections."""
-
 
 class HttpUpstream:
     """The server of ``expert``, over connections of its own.
