@@ -23,6 +23,7 @@ from coterie.gateway.wire import ApiError, Headers, overloaded
 TEND_SECONDS = 1.0  # between two looks at changed keys and idle leases
 IDLE_SECONDS = 5.0  # after which unused leases go back
 Outage: TypeAlias = Literal["closed", "open"]
+Required: TypeAlias = Literal["auto", "required", "off"]
 ANONYMOUS = Key(id="", name="", prefix="", digest=b"", created=0.0)
 UNITS = (("rpm", "requests"), ("tpm", "tokens"))
 
@@ -37,8 +38,8 @@ class Accounts:
     outage
         What happens while the ledger's store is down: "closed" refuses requests with 503, "open"
         lets them in (budgets are not enforced then, but everything spent is recorded later).
-    anonymous
-        Whether requests are let in without a key as long as there are no keys at all.
+    keys
+        Whether a key is needed: "required", "off", or "auto", as soon as one exists.
     clock
         Seconds since 1970.
     """
@@ -48,10 +49,10 @@ class Accounts:
         ledger: Ledger,
         *,
         outage: Outage = "closed",
-        anonymous: bool = False,
+        keys: Required = "required",
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.ledger, self.outage, self.anonymous = ledger, outage, anonymous
+        self.ledger, self.outage, self.keys = ledger, outage, keys
         self.holder = new_id("hold_")
         self._clock = clock
         self._keys: dict[bytes, Key] = {}
@@ -79,7 +80,7 @@ class Accounts:
 
     def authenticate(self, secret: str | None) -> Key:
         """The key of a secret; raises ApiError 401 where it has none, or not any more."""
-        if self.anonymous and not self._keys:
+        if self.keys == "off" or (self.keys == "auto" and not self._keys):
             return ANONYMOUS
         if not secret:
             raise _unknown("You did not provide an API key; send it as 'Authorization: Bearer KEY'")
@@ -188,11 +189,11 @@ class _Plan:
 class Reservation:
     """What was set aside for one request, until ``settle`` or ``release``; the first one counts."""
 
-    __slots__ = ("_open", "_parts")
+    __slots__ = ("_now", "_open", "_parts")
 
     def __init__(self, allowances: list[Allowance], amounts: dict[str, float], now: float) -> None:
         self._parts: list[tuple[Allowance, float]] = []
-        self._open = True
+        self._open, self._now = True, now
         for allowance in allowances:
             amount = amounts[allowance.terms.unit] if allowance.terms.cap < math.inf else 0.0
             allowance.take(amount, now)
@@ -224,33 +225,32 @@ class Reservation:
         for _, unit in UNITS:
             limits = [a for a, _ in self._parts if a.terms.unit == unit]
             if limits:
-                told += _rate_headers(min(limits, key=_remaining))
+                told += _rate_headers(min(limits, key=_remaining), self._now)
         return told
 
 
 def _terms(name: str, owner: Key | Team) -> list[Terms]:
     """What an owner limits; spending is counted even where there is no budget yet."""
     cap = math.inf if owner.budget is None else owner.budget
-    found = [Terms(name, "cost", cap, owner.period)]
+    found = []
+    if owner.concurrency is not None:
+        found.append(Terms(f"{name}:slots", "slots", owner.concurrency, "now"))
     for field, unit in UNITS:
         if (limit := getattr(owner, field)) is not None:
             found.append(Terms(f"{name}:{unit}", unit, limit, "minute"))
-    if owner.concurrency is not None:
-        found.append(Terms(f"{name}:slots", "slots", owner.concurrency, "now"))
-    return found
+    return [*found, Terms(name, "cost", cap, owner.period)]  # last: what is refused leases no money
 
 
 def _remaining(allowance: Allowance) -> int:
     return max(0, int(allowance.terms.cap - allowance.total + allowance.left))
 
 
-def _rate_headers(allowance: Allowance, now: float | None = None) -> list[tuple[bytes, bytes]]:
+def _rate_headers(allowance: Allowance, now: float) -> list[tuple[bytes, bytes]]:
     unit = allowance.terms.unit.encode()
-    left = allowance.until - (time.time() if now is None else now)
     return [
         (b"x-ratelimit-limit-" + unit, b"%d" % allowance.terms.cap),
         (b"x-ratelimit-remaining-" + unit, b"%d" % _remaining(allowance)),
-        (b"x-ratelimit-reset-" + unit, duration(left).encode()),
+        (b"x-ratelimit-reset-" + unit, duration(allowance.until - now).encode()),
     ]
 
 
