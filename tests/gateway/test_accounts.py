@@ -357,6 +357,7 @@ def test_two_replicas_share_budgets_limits_and_slots(store: Store) -> None:
                 with pytest.raises(ApiError, match="budget"):
                     await accounts.reserve(key, 3.0, 1)
             (await both[0].reserve(key, 2.0, 1)).settle(2.0, 1)
+            await one.flush()
             assert (await balance(other, f"key:{key.id}")).settled == 10.0
 
     asyncio.run(main())
