@@ -62,9 +62,15 @@ def with_ledger(
 
 
 def _store_of(pool: str | None) -> str:
+    """The store of a pool file, beside which a relative one lies."""
     from coterie.config import read_config
 
-    return "gateway.sqlite" if pool is None else read_config(pool).settings.gateway.store
+    if pool is None:
+        return "gateway.sqlite"
+    config = read_config(pool)
+    store = config.settings.gateway.store
+    beside = "://" not in store and pool != "embedded"
+    return str(config.path.parent / store) if beside else store
 
 
 @keys_app.command("create")

@@ -111,7 +111,7 @@ def build(path: str, router: Path | None, kind: str | None, **changes: Any) -> G
     if "://" not in store and path != "embedded":
         store = str(config.path.parent / store)
     ledger = open_ledger(store)
-    accounts = Accounts(ledger, outage=settings.store_outage, anonymous=settings.keys != "required")
+    accounts = Accounts(ledger, outage=settings.store_outage, keys=settings.keys)
     services = services_of(config, pool, fitted, staging, None, accounts, ledger)
     doors = Doors(settings.host, settings.hosts, settings.origins)
     live = Live(
