@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from coterie.gateway.upstream import HttpUpstream
 
 TAIL = 2.0  # seconds that usage may come after the last choice has finished
-LINGER = 1.0  # seconds that a connection may take to end after [DONE]
 
 
 class StreamReply(Reply):
@@ -111,8 +110,7 @@ class StreamReply(Reply):
     def _close(self) -> None:
         self._watch.stop()
         if self.tokens is not None and not self._response.content.is_eof():
-            # [DONE] came but not yet the end of the body, which frees the connection for others.
-            asyncio.get_running_loop().call_later(LINGER, self._response.close)
+            self._upstream.linger(self._response)
         else:
             self._response.close()
 

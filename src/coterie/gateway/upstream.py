@@ -29,6 +29,7 @@ from coterie.gateway.wire import encode_fields, raw
 
 LARGEST_ANSWER = 64 << 20  # bytes
 LARGEST_REFUSAL = 64 << 10
+LINGER = 1.0  # seconds that a connection may take to end after [DONE]
 CHUNKED = frozenset({"/chat/completions", "/completions"})
 FAULTS = (aiohttp.ClientError, ConnectionError, Malformed, EventTooLarge)
 __all__ = ["HttpUpstream", "Outgoing", "Reply", "Timeouts", "Upstream"]
@@ -64,9 +65,13 @@ class HttpUpstream:
         self._model = raw(expert.model)
         self._defaults = {name: raw(value) for name, value in expert.options.items()}
         self._urls: dict[str, URL] = {}
+        self._lingering: set[aiohttp.ClientResponse] = set()
 
     async def close(self) -> None:
         """Close the connections."""
+        for response in self._lingering:
+            response.close()
+        self._lingering.clear()
         if session := self._session.pop():
             await session.close()
 
@@ -82,6 +87,15 @@ class HttpUpstream:
             kind = "timeout_first" if seconds == usual else "deadline"
             message = f"{self.name}: no answer within {seconds:.3g} s"
             raise UpstreamError(failure(kind, message)) from None
+
+    def linger(self, response: aiohttp.ClientResponse) -> None:
+        """[DONE] came, but not yet the body's end, which frees the connection for others."""
+        self._lingering.add(response)
+        asyncio.get_running_loop().call_later(LINGER, self._let_go, response)
+
+    def _let_go(self, response: aiohttp.ClientResponse) -> None:
+        self._lingering.discard(response)
+        response.close()
 
     async def _ask(self, out: Outgoing, key: str, deadline: Deadline) -> Reply:
         try:
