@@ -33,6 +33,13 @@ def evaluate(
             "calibrated on a quarter of the training records, which its router does not see."
         ),
     ] = "",
+    compositions: Annotated[
+        str,
+        typer.Option(
+            help="Compositions that the default router leads, answered from the records; 'all' for "
+            "every one. Those whose calls were not recorded are named."
+        ),
+    ] = "",
     folds: Annotated[int, typer.Option(min=2, help="Parts that are held out in turn.")] = 5,
     group_by: Annotated[
         str | None, typer.Option(help="Also a table by 'category' or 'subject'.")
@@ -81,6 +88,7 @@ def evaluate(
     from coterie.files import replace_file
     from coterie.panel import judge
     from coterie.panel.battles import is_pairwise
+    from coterie.panel.composing import composition_entrants
     from coterie.panel.specs import make_entrants
     from coterie.panel.table import show
     from coterie.panel.values import check_group
@@ -89,10 +97,18 @@ def evaluate(
     check_group(group_by)
     _check_report(to_report, records, to_json)
     entrants, default = make_entrants(routers, policies, encoder, extractor(extract))
+    make = next(entrant.make_router for entrant in entrants if entrant.name == default)
+    entrants += composition_entrants(compositions, default, make, extractor(extract))
     known = Records.read(records)
     asked = {"transfer": transfer, "cold_start": cold_start, "robustness": robustness}
     if is_pairwise(known) and not keep:
-        needless = {"policies": policies, "group_by": group_by, "report": to_report, **asked}
+        needless = {
+            "policies": policies,
+            "compositions": compositions,
+            "group_by": group_by,
+            "report": to_report,
+            **asked,
+        }
         _refuse([name for name, value in needless.items() if value])
         _judge_battles(known, routers, encoder, folds, seed, jobs, to_json)
         return
@@ -105,7 +121,7 @@ def evaluate(
             default=default,
             keep=[name.strip() for name in keep.split(",") if name.strip()],
             extract=extractor(extract),
-            tolerant=routers.strip() == "all",
+            tolerant="all" in (routers.strip(), compositions.strip()),
             report=report,
             jobs=jobs,
         )

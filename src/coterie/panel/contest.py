@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from coterie.answers import Extractor, whole
-from coterie.errors import CoterieError, InputError
+from coterie.errors import CoterieError, InputError, NotRecordedError
 from coterie.evaluation import complete
 from coterie.panel.baselines import baselines, bounds
 from coterie.panel.battles import is_pairwise
@@ -21,6 +21,7 @@ from coterie.panel.values import Outcome, Panel
 from coterie.records import Records
 from coterie.routers.categories import CategoryTable
 
+LIVE = "not recorded: run on a live pool"
 OWN = ("random", "best single", "per-category table", "oracle")  # names entrants cannot have
 DEFAULT = "stack"  # the router that is declared in advance
 
@@ -80,7 +81,8 @@ def judge(
     def on_error(name: str, error: CoterieError) -> None:
         if not tolerant:
             raise named(error, name)
-        notes.append(f"{name} was left out: {error}")
+        missing = isinstance(error, NotRecordedError)
+        notes.append(f"{name}: {LIVE}" if missing else f"{name} was left out: {error}")
 
     show: Report = report or (lambda name, done, total: None)
     clock = [time.perf_counter()]

@@ -6,13 +6,13 @@ import ast
 import functools
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from coterie.aggregators import Weighted
-from coterie.answers import Extractor
-from coterie.compositions import Composition, bound, recruit
+from coterie.aggregators import Aggregator
+from coterie.answers import Extractor, extractor
+from coterie.compositions import Composition, bound
 from coterie.errors import InputError
 from coterie.panel.battles import BASE
 from coterie.panel.contest import DEFAULT
@@ -100,17 +100,17 @@ def router_factory(spec: Spec, encoder: str) -> Callable[[], Router]:
     settings = dict(spec.settings)
     if "encoder" in _parameters(kind):
         settings.setdefault("encoder", encoder)
-    return _checked(kind, settings, spec)
+    return checked(kind, settings, spec)
 
 
 def policy_factory(spec: Spec) -> Callable[[Records], Policy]:
     """Makes the policy from training records: their best single expert is the fallback."""
     kind = load("policies", spec.name, allow_import=True)
     if "fallback" not in _parameters(kind) or "fallback" in spec.settings:
-        make = _checked(kind, spec.settings, spec)
+        make = checked(kind, spec.settings, spec)
         return lambda training: make()
-    _checked(kind, {**spec.settings, "fallback": ""}, spec)  # a mistake shows at once
-    return lambda training: _checked(kind, {**spec.settings, "fallback": best(training)}, spec)()
+    checked(kind, {**spec.settings, "fallback": ""}, spec)  # a mistake shows at once
+    return lambda training: checked(kind, {**spec.settings, "fallback": best(training)}, spec)()
 
 
 def best(training: Records) -> str:
@@ -122,7 +122,7 @@ def _parameters(kind: Any) -> Sequence[str]:
     return tuple(inspect.signature(kind).parameters)
 
 
-def _checked(kind: Any, settings: dict[str, Any], spec: Spec) -> Callable[[], Any]:
+def checked(kind: Any, settings: dict[str, Any], spec: Spec) -> Callable[[], Any]:
     """A maker of ``kind``; raises InputError for settings that it does not have, misses or bars."""
     known = inspect.signature(kind).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
@@ -173,7 +173,7 @@ def make_entrants(
     if DEFAULT not in [spec.text for spec in wanted]:
         wanted.append(Spec(DEFAULT, DEFAULT, {}))
     rules = [
-        (spec, policy_factory(spec), flow(str(spec.settings.get("composition", "")), extract))
+        (spec, policy_factory(spec), flow(_followed(spec), extract))
         for spec in parse_specs(policies)
     ]
     entrants = []
@@ -184,10 +184,44 @@ def make_entrants(
     return entrants, DEFAULT
 
 
-def flow(name: str, extract: Extractor) -> Composition:
-    """The composition that a policy's setting names, with its own defaults; else the vote."""
-    if name in ("", "recruit", "single"):
-        return functools.partial(recruit, aggregator=Weighted(extract))
-    found = load("compositions", name)
-    reads = "extract" in inspect.signature(found).parameters
-    return bound(found, {"extract": extract} if reads else {})
+def _followed(policy: Spec) -> Spec:
+    """The composition that a policy's setting names, else the vote."""
+    name = str(policy.settings.get("composition", "recruit"))
+    name = "recruit" if name == "single" else name
+    return Spec(name, name, {})
+
+
+def flow(spec: Spec, extract: Extractor) -> Composition:
+    """The composition with its settings; answers are read and merged with ``extract``."""
+    found = load("compositions", spec.name, allow_import=True)
+    known, settings = settings_of(spec), dict(spec.settings)
+    if "extract" in known:
+        given = settings.get("extract", extract)
+        settings["extract"] = extractor(given) if isinstance(given, str) else given
+    if "aggregator" in known:
+        settings["aggregator"] = _aggregator(settings.get("aggregator"), extract, spec)
+    checked(_factory(found), settings, spec)
+    return bound(found, settings)
+
+
+def settings_of(spec: Spec) -> Mapping[str, inspect.Parameter]:
+    """The settings that a composition takes."""
+    found = load("compositions", spec.name, allow_import=True)
+    return inspect.signature(_factory(found)).parameters
+
+
+def _factory(found: Any) -> Any:
+    """Of a function the first three arguments are the drivers', the others settings."""
+    return found if isinstance(found, type) else functools.partial(found, None, None, None)
+
+
+def _aggregator(name: Any, extract: Extractor, spec: Spec) -> Aggregator:
+    """Votes weigh each answer by the log odds that its expert is right, unless another is named."""
+    factory = load("aggregators", "weighted" if name is None else str(name))
+    parameters = inspect.signature(factory).parameters
+    required = {p.name for p in parameters.values() if p.default is p.empty}
+    if "extract" not in parameters or required - {"extract"}:
+        message = f"expected an aggregator that votes, got {name!r}"
+        raise InputError(message, field=f"{spec.name}: aggregator")
+    made: Aggregator = factory(extract=extract)
+    return made

@@ -34,6 +34,13 @@ Report: TypeAlias = Callable[[str, int, int], None]  # what runs, steps done, st
 
 
 @dataclass(frozen=True)
+class Learnt:
+    """A composition that is made from the training records of a fold."""
+
+    make: Callable[[Records], Composition]
+
+
+@dataclass(frozen=True)
 class Entrant:
     """A router with the policy that decides from its estimates.
 
@@ -47,7 +54,7 @@ class Entrant:
     name: str
     make_router: Callable[[], Router]
     policy: Callable[[Records], Policy] | None = None
-    composition: Composition | None = None
+    composition: Composition | Learnt | None = None
 
 
 class Choice(NamedTuple):
@@ -282,10 +289,13 @@ def _decide(
     decisions = policy.decide(calibration.queries, estimates)
     number = {name: j for j, name in enumerate(setting.records.experts)}
     choice = _alone(setting, test, np.array([number[d.experts[0]] for d in decisions], np.intp))
+    composition = entrant.composition
+    if isinstance(composition, Learnt):
+        composition = composition.make(calibration.training)
     for place, decision in enumerate(decisions):
         if decision.composition != "single":
             row = int(test[place])
-            speaker, asked = _replayed(setting.records, row, decision, entrant.composition)
+            speaker, asked = _replayed(setting.records, row, decision, composition)
             choice.speaker[place] = number[speaker]
             choice.costs[place] = setting.costs[row, [number[e] for e in asked]].sum()
             choice.calls[place] = len(asked)
