@@ -63,7 +63,8 @@ class HttpUpstream:
         self._session = PerLoop(_open_session)
         self._timeout = aiohttp.ClientTimeout(total=None, connect=self.timeouts.connect)
         self._model = raw(expert.model)
-        self._defaults = {name: raw(value) for name, value in expert.options.items()}
+        given = expert.options.items()
+        self._defaults = {name: raw(value) for name, value in given if name != "choices"}
         self._urls: dict[str, URL] = {}
         self._lingering: set[aiohttp.ClientResponse] = set()
 
