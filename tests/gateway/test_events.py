@@ -3,12 +3,13 @@ from itertools import pairwise
 
 import pytest
 from fault_upstream import FINISH, REPORT, ROLE, SAID, STREAM, chunk, event, word
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from coterie.gateway.entries import Tokens
 from coterie.gateway.events import ChatTally, EventParser, EventTooLarge, ResponsesTally, read_event
 
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 WHOLE = b"".join([ROLE, b": ping\n\n", word("naïve 日本"), *SAID, FINISH, REPORT])
 
 
@@ -17,6 +18,7 @@ def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
     return [data[a:b] for a, b in pairwise(places)]
 
 
+@UNHURRIED
 @given(st.lists(st.integers(0, 10_000), max_size=40), st.sampled_from(["\n", "\r\n", "\r"]))
 def test_events_are_the_same_wherever_the_stream_is_cut(cuts: list[int], end: str) -> None:
     data = WHOLE.replace(b"\n", end.encode())
@@ -26,6 +28,7 @@ def test_events_are_the_same_wherever_the_stream_is_cut(cuts: list[int], end: st
     assert parser.rest() in ([], [b"\n"])
 
 
+@UNHURRIED
 @given(st.lists(st.integers(0, 10_000), max_size=40))
 def test_what_is_passed_on_does_not_depend_on_the_cuts(cuts: list[int]) -> None:
     tally = ChatTally()
@@ -34,6 +37,7 @@ def test_what_is_passed_on_does_not_depend_on_the_cuts(cuts: list[int]) -> None:
     assert (tally.tokens, tally.complete) == (Tokens(7, 10), True)
 
 
+@UNHURRIED
 @given(st.text(), st.text(min_size=1))
 def test_any_text_is_passed_and_counted(first: str, second: str) -> None:
     tally, simple = ChatTally(), ChatTally()
@@ -104,6 +108,7 @@ def test_nan_is_no_reason_to_drop_an_event() -> None:
     assert (tally.content, tally.malformed) == (True, 0)
 
 
+@UNHURRIED
 @given(st.binary(max_size=200), st.lists(st.integers(0, 300), max_size=5))
 def test_no_bytes_break_it(data: bytes, cuts: list[int]) -> None:
     for tally in (ChatTally(), ResponsesTally()):

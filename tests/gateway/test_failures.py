@@ -3,13 +3,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from coterie.experts.retries import retry_after
 from coterie.gateway.failures import KINDS, from_error, from_response, redact
 from coterie.gateway.retries import Deadline, RetryBudget, duration, pause
 
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 AZURE = b'{"error": {"message": "x", "innererror": {"code": "ResponsibleAIPolicyViolation"}}}'
 LLAMA = b'{"message": "exceeds the available context size", "code": 400}'
 FLAGGED = b'{"error": {"message": "your input was flagged", "code": 403}}'
@@ -72,6 +73,7 @@ def test_retry_after_reaches_the_client() -> None:
     assert (b"retry-after", b"7") in error.headers
 
 
+@UNHURRIED
 @given(st.integers(100, 599), st.binary(max_size=300))
 def test_no_body_breaks_the_classification(status: int, body: bytes) -> None:
     told = from_response("far", status, {}, body)
@@ -124,6 +126,7 @@ def test_an_upstream_without_room_is_paused() -> None:
     assert (pause(used_up, 10), pause(few, 100), pause(few, 50)) == (120.0, 2.0, 0.0)
 
 
+@UNHURRIED
 @given(st.lists(st.booleans(), max_size=300))
 def test_retries_are_a_fifth_of_the_requests_at_most(steps: list[bool]) -> None:
     budget, first, extra = RetryBudget(), 0, 0
