@@ -12,6 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
+from coterie import plugins
+from coterie.agreement import FEWEST, pair_distances, truth_distances
 from coterie.answers import Extractor, normalise, whole
 from coterie.errors import InputError
 from coterie.types import Call, Completion, Query, Seed
@@ -188,3 +192,58 @@ class ByExpert:
         shown = [self.extract(text) if self.brief else text for text in said]
         answers = "\n".join(f"Model {i}: {text.strip()}" for i, text in enumerate(shown, start=1))
         return self.template.format(question=question, answers=answers)
+
+
+@dataclass(frozen=True)
+class Agreeing:
+    """The completion nearest to the right answer as their agreement has it (Smoothie).
+
+    No label and no weight is read: the squared distances between the vectors of the extracted
+    answers give that of each to the right one. With fewer than three answers the first stands.
+    ``encoder`` is a plug-in name.
+    """
+
+    extract: Extractor = whole
+    encoder: str = "static"
+
+    def __call__(
+        self, query: Query, completions: Sequence[Completion], weights: Sequence[float], seed: Seed
+    ) -> Completion:
+        """The answer of the least distance, the first among equals."""
+        usable = [c for c in completions if not c.failed]
+        if not usable:
+            return nothing_usable(completions)
+        if len(usable) < FEWEST:
+            return usable[0]
+        vectors = plugins.load("encoders", self.encoder)().encode(
+            [self.extract(c.text) for c in usable]
+        )
+        apart = truth_distances(pair_distances(np.asarray(vectors, float)))
+        return usable[int(np.argmin(np.round(apart, 6)))]
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """Answers weigh the softmax of their experts' expected qualities (AgentRouter).
+
+    With ``temperature`` t an expert of expected quality q weighs exp(q / t), and equal answers add
+    up. Towards 0 the expert of the highest quality decides alone, towards infinity every answer
+    counts alike. For the router ``soft-labels`` these weights are its distribution over experts if
+    both have the same temperature.
+    """
+
+    extract: Extractor = whole
+    temperature: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            message = f"expected a number above 0, got {self.temperature!r}"
+            raise InputError(message, field="temperature")
+
+    def __call__(
+        self, query: Query, completions: Sequence[Completion], weights: Sequence[float], seed: Seed
+    ) -> Completion:
+        """The answer with the largest total weight."""
+        best = max(weights, default=0.0)
+        shares = [math.exp((w - best) / self.temperature) for w in weights]
+        return tally(completions, shares, self.extract)
