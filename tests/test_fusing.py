@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coterie.aggregators import Fusion, Majority
@@ -137,6 +137,7 @@ def test_the_fusion_adds_up_shares_of_equal_answers() -> None:
     assert voted([0.9, 0.6, 0.5], "abb", 0.3) == "a"
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from("abc")), min_size=1, max_size=7))
 def test_the_limits_of_the_temperature_are_the_best_expert_and_the_majority(
     votes: list[tuple[float, str]],

@@ -6,7 +6,7 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coterie.compositions.environment import RoutingEnvironment
@@ -43,6 +43,7 @@ def test_the_reward_in_every_branch(
     assert reward(metric, formed, cost, weight) == pytest.approx(expected)
 
 
+@settings(deadline=None)
 @given(UNIT, UNIT, UNIT, UNIT)
 def test_a_dearer_conversation_never_earns_more(m: float, w: float, a: float, b: float) -> None:
     scale = FixedCost(0.0, 100.0)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coterie.errors import InputError
@@ -42,6 +42,7 @@ def dynamic_moe(scores: FloatArray, p: float) -> FloatArray:
     return kept
 
 
+@settings(deadline=None)
 @given(SEEDS, st.floats(0, 1))
 def test_top_p_is_the_rule_of_dynamic_moe_with_raw_weights(seed: int, p: float) -> None:
     scores = logits(seed)
@@ -55,6 +56,7 @@ def test_a_share_that_only_reaches_p_is_not_enough() -> None:
     assert top_p(even, 1.0).counts(4).tolist() == [4]
 
 
+@settings(deadline=None)
 @given(SEEDS, st.floats(0, 1), st.floats(0, 1))
 def test_a_larger_p_never_selects_fewer(seed: int, one: float, other: float) -> None:
     few, many = (top_p(logits(seed), p).counts(6) for p in sorted((one, other)))
@@ -77,6 +79,7 @@ def test_rank_k_is_one_expert_with_all_the_weight_or_its_share() -> None:
         rank_k(scores, 4)
 
 
+@settings(deadline=None)
 @given(SEEDS)
 def test_tsallis_entropy_tends_to_shannons(seed: int) -> None:
     shares = softmax(logits(seed))
@@ -107,6 +110,7 @@ def test_an_unsure_router_takes_everyone_and_a_sure_one_top_p_but_two() -> None:
     np.testing.assert_allclose(chosen.spread(4)[0], softmax(scores)[0])
 
 
+@settings(deadline=None)
 @given(SEEDS, st.floats(0.01, 1))
 def test_the_thresholds_of_the_switch_have_their_limits(seed: int, p: float) -> None:
     scores = logits(seed)
@@ -121,12 +125,14 @@ def test_a_normalised_threshold_means_the_same_for_any_number_of_experts() -> No
     assert [entropy_switch(s, 1.01, normalise=True).counts(s.size).item() for s in even] == [2, 23]
 
 
+@settings(deadline=None)
 @given(SEEDS)
 def test_a_prior_of_scale_zero_changes_nothing(seed: int) -> None:
     scores = logits(seed)
     np.testing.assert_array_equal(with_prior(scores, logits(seed + 1, 6), 0.0), scores)
 
 
+@settings(deadline=None)
 @given(SEEDS)
 def test_a_prior_of_infinite_scale_is_request_routing(seed: int) -> None:
     scores, prior = logits(seed, 5, 6), logits(seed + 1, 6)
@@ -135,6 +141,7 @@ def test_a_prior_of_infinite_scale_is_request_routing(seed: int) -> None:
     assert (top_k(guided, 2).spread(6) == np.eye(6)[prior.argmax()]).all()
 
 
+@settings(deadline=None)
 @given(SEEDS)
 def test_a_large_scale_comes_to_the_infinite_one(seed: int) -> None:
     scores, prior = logits(seed), np.array([0.2, 0.9, 0.9, 0.1, 0.5, 0.9])
@@ -148,6 +155,7 @@ def test_a_prior_is_added_to_every_row() -> None:
     np.testing.assert_allclose(with_prior(tokens, request, 3.0), tokens + 3.0 * request)
 
 
+@settings(deadline=None)
 @given(SEEDS, st.permutations(range(6)))
 def test_the_order_of_experts_does_not_matter(seed: int, order: list[int]) -> None:
     scores = logits(seed)

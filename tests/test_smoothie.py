@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coterie.aggregators import Agreeing, Majority
@@ -31,6 +31,7 @@ def released(vectors: FloatArray) -> FloatArray:
     return np.array(apart)
 
 
+@settings(deadline=None)
 @given(SEEDS, st.integers(3, 7))
 def test_the_closed_form_is_the_mean_over_all_triplets(seed: int, experts: int) -> None:
     vectors = np.random.default_rng(seed).normal(size=(9, experts, 4))
@@ -56,6 +57,7 @@ def test_experts_that_copy_each_other_look_right() -> None:
     assert apart[2:].max() < apart[:2].min()
 
 
+@settings(deadline=None)
 @given(SEEDS, st.permutations(range(5)))
 def test_the_order_of_experts_does_not_matter(seed: int, order: list[int]) -> None:
     pairs = pair_distances(np.random.default_rng(seed).normal(size=(5, 3)))
