@@ -126,6 +126,15 @@ def test_decisions_are_journaled_all_or_none(tmp_path: Path) -> None:
         assert set(journal.decisions()) == {0}
 
 
+def test_long_texts_that_come_expert_by_expert_take_little_more_than_their_length(
+    tmp_path: Path,
+) -> None:
+    with Journal(tmp_path / "j", {}) as journal:
+        for query in (q for first in range(10) for q in range(first, 500, 10)):
+            journal.add(query, 0, 0, A, replace(YES, text="x" * 1500))
+    assert (tmp_path / "j").stat().st_size < 1.5 * 500 * 1500
+
+
 def test_half_a_character_can_be_journaled(tmp_path: Path) -> None:
     half = Completion("b", "cut \ud83d")
     with Journal(make(tmp_path / "j"), {"seed": "0"}) as journal:

@@ -31,6 +31,8 @@ COMPLETION = """
   cost REAL, latency REAL, finish_reason TEXT, error TEXT, estimated INTEGER, logprob REAL,
   tokens TEXT
 """
+# Rows lie as they come, the keys in an index: calls come expert by expert and their texts are long,
+# so that rows in the order of the keys (WITHOUT ROWID) touch a page each and leave it half empty.
 SCHEMA = f"""
 BEGIN;
 PRAGMA application_id={APPLICATION};
@@ -42,11 +44,11 @@ CREATE TABLE decisions (
 CREATE TABLE completions (
   query INTEGER, step INTEGER, place INTEGER, digest TEXT NOT NULL, {COMPLETION},
   PRIMARY KEY (query, step, place)
-) WITHOUT ROWID;
+);
 CREATE TABLE failures (
   query INTEGER, step INTEGER, place INTEGER, run INTEGER NOT NULL, {COMPLETION},
   PRIMARY KEY (query, step, place)
-) WITHOUT ROWID;
+);
 """
 FIELDS = (
     "expert, text, prompt_tokens, completion_tokens, cost, latency, finish_reason, error, "
@@ -85,7 +87,7 @@ class Journal(Closing):
         try:
             with self._explained():
                 self._open(header)
-            self._waiting: list[tuple[int, int, int, Call, Completion]] = []
+            self._waiting: list[tuple[Any, ...]] = []  # rows
             self._in_transaction = False
             self.begin()
         except BaseException:
@@ -210,7 +212,7 @@ class Journal(Closing):
         Later rounds of the query were built on a failure of this call, if there are any: they are
         dropped. (Where it fails again they still stand, and nothing is asked twice.)
         """
-        self._waiting.append((query, step, place, call, completion))
+        self._waiting.append((query, step, place, call.digest(), *_values(completion)))
         if len(self._waiting) >= GROUP:
             self.commit()
 
@@ -238,13 +240,12 @@ class Journal(Closing):
             return
         self._begin()
         if self._failed:
-            keys = [(query, step) for query, step, *_ in self._waiting]
+            keys = [row[:2] for row in self._waiting]
             self._db.executemany("DELETE FROM completions WHERE query=? AND step>?", keys)
-        rows = [(*key, call.digest(), *_values(made)) for *key, call, made in self._waiting]
         try:
-            self._db.executemany(ADD, rows)
+            self._db.executemany(ADD, self._waiting)
         except UnicodeEncodeError:  # half a surrogate pair is not UTF-8
-            for row in rows:
+            for row in self._waiting:
                 self._insert(ADD.replace("INSERT", "INSERT OR REPLACE"), row)
         self._waiting.clear()
 
@@ -290,10 +291,11 @@ class Journal(Closing):
 
 def _values(completion: Completion) -> tuple[Any, ...]:
     c, usage = completion, completion.usage
-    tokens = usage.prompt_tokens, usage.completion_tokens
     each = json.dumps([c.margin, *c.logprobs]) if c.logprobs else None
-    ending = c.finish_reason, c.error, c.estimated, c.logprob, each
-    return (c.expert, c.text, *tokens, c.cost, c.latency, *ending)
+    return (
+        c.expert, c.text, usage.prompt_tokens, usage.completion_tokens, c.cost, c.latency,
+        c.finish_reason, c.error, int(c.estimated), c.logprob, each,
+    )  # fmt: skip
 
 
 def _completion(

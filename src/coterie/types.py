@@ -27,9 +27,8 @@ def derive_seed(*parts: object) -> Seed:
     True
     """
     # The JSON of a list of texts, put together by hand at a third of the time.
-    texts = [f'"{part}"' if type(part) is int else _quoted(str(part)) for part in parts]
-    text = f"[{', '.join(texts)}]"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+    texts = ", ".join([f'"{p}"' if type(p) is int else _quoted(str(p)) for p in parts])
+    return int.from_bytes(hashlib.sha256(f"[{texts}]".encode()).digest()[:4], "big") >> 1
 
 
 def _fields(value: Any) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def passed(query: Query) -> dict[str, Any]:
 
 def single(query: Query, decision: Decision, seed: Seed) -> Flow:
     """The preferred expert answers; the others stand in, in order, if it fails."""
-    first, *others = (ask(query, e, seed, 0, i) for i, e in enumerate(decision.experts))
+    first, *others = [ask(query, e, seed, 0, i) for i, e in enumerate(decision.experts)]
     yield from ()
     return Final(first, fallbacks=tuple(others))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ from coterie.errors import CoterieError, ExpertError, InputError
 from coterie.experts.base import Expert
 from coterie.residency import Move, Residency, Tier
 from coterie.store import Journal
-from coterie.types import Answer, Call, Completion, Decision, Query, Seed
+from coterie.types import Answer, Completion, Decision, Query, Seed
 
 PATIENCE = 5  # failures of one expert in a row that stop the run
 WINDOW = 20_000  # conversations in memory
@@ -231,8 +231,8 @@ class _Batch:
     async def _admit_all(self) -> None:
         """Take up every conversation as far as the journal knows it."""
         for position in range(len(self.flows)):
-            if self.flows.decisions[position].experts:
-                self._continue(self.flows.admit(position))
+            if (admitted := self.flows.admit(position)) is not None:
+                self._continue(admitted)
             if position % BREATH == BREATH - 1:
                 self.report(self.progress)
                 await asyncio.sleep(0)
@@ -240,11 +240,11 @@ class _Batch:
     def _continue(self, current: Round) -> None:
         """Queue what the conversation waits for, or count it as answered."""
         self.progress.reused = self.flows.reused
-        if current.conversation.ended:
+        if current.ended:
             self.progress.answered += 1
-            self.take(current.position, current.conversation.answer)
+            self.take(current.position, current.answer)
         for place in current.missing():
-            call = current.calls[place]
+            call = current.pending[place]
             expert_of(call, self.experts)
             self.desks[call.expert].queue.append(current.position, place)
             self.progress.waiting += 1
@@ -303,8 +303,10 @@ class _Batch:
 
     def _call_remote(self, name: str) -> None:
         """Start with calls that came up in the middle of a wave: a remote expert has no turn."""
+        if self.wave is None:
+            return
         backend = self.experts[name].backend
-        if self.wave and backend not in self.serving and backend not in self.local:
+        if backend not in self.serving and backend not in self.local:
             self._begin(backend, [])
 
     def _prefetch(self, local: list[str]) -> None:
@@ -384,7 +386,7 @@ class _Batch:
         try:
             while desk.queue and not desk.again:
                 position, place = desk.queue.popleft()
-                if desk.queue and desk.workers < desk.expert.slots:
+                if desk.workers < desk.expert.slots and desk.queue:
                     self._hire(desk, group)
                 current = self.flows.take(position)
                 await self._serve(desk, (current, place))
@@ -394,8 +396,8 @@ class _Batch:
     async def _serve(self, desk: Desk, item: Item) -> None:
         """One call: from the cache, or asked if the caps allow it."""
         current, place = item
-        call = current.calls[place]
-        if (kept := self._cached(desk.expert, call)) is not None:
+        call = current.pending[place]
+        if self.cache is not None and (kept := self.cache.get(desk.expert, call)) is not None:
             self.progress.hits += 1
             self._deliver(*item, kept)
             return
@@ -408,21 +410,19 @@ class _Batch:
         else:
             self._settle(desk, item, completion)
 
-    async def _ask(self, desk: Desk, item: Item) -> tuple[Completion, bool] | None:
+    def _ask(self, desk: Desk, item: Item) -> Awaitable[tuple[Completion, bool] | None]:
         """What ``Desk.ask`` returns; None where the caps do not allow the call."""
-        if self.purse.open:
-            return await desk.ask(item)
+        return desk.ask(item) if self.purse.open else self._ask_within_caps(desk, item)
+
+    async def _ask_within_caps(self, desk: Desk, item: Item) -> tuple[Completion, bool] | None:
         current, place = item
-        ticket = await self.purse.reserve(desk.expert, current.calls[place])
+        ticket = await self.purse.reserve(desk.expert, current.pending[place])
         if ticket is None:
             self.flows.give(current)
             return None
         completion, company = await desk.ask(item)
         self.purse.settle(ticket, desk.expert, completion)
         return completion, company
-
-    def _cached(self, expert: Expert, call: Call) -> Completion | None:
-        return None if self.cache is None else self.cache.get(expert, call)
 
     def _settle(self, desk: Desk, item: Item, completion: Completion) -> None:
         """Count a completion that stands, keep it and hand it on."""
@@ -441,7 +441,7 @@ class _Batch:
                 "mend the expert and run again"
             )
         if self.cache is not None and not completion.failed:
-            self.cache.put(desk.expert, current.calls[place], completion)
+            self.cache.put(desk.expert, current.pending[place], completion)
         self._deliver(current, place, completion)
 
     def _failed_before(self, current: Round, place: int, completion: Completion) -> bool:
@@ -452,7 +452,7 @@ class _Batch:
 
     def _deliver(self, current: Round, place: int, completion: Completion) -> None:
         if self.journal is not None and not completion.failed:
-            call = current.calls[place]
+            call = current.pending[place]
             self.journal.add(current.position, current.step, place, call, completion)
             self._commit_soon()
         self.progress.waiting -= 1

@@ -51,8 +51,8 @@ class Conversation:
         self.pending: tuple[Call, ...] = ()
         self.final: Final | None = None
         self._answer: Answer | None = None
-        self._trace: list[Completion] = []
-        self._fallbacks: list[Call | Completion] = []
+        self._trace: tuple[Completion, ...] = ()
+        self._fallbacks: tuple[Call | Completion, ...] = ()
         self._flow = composition(query, decision, derive_seed(run_seed, query.id))
         self._advance(None)
 
@@ -74,7 +74,7 @@ class Conversation:
             message = f"expected {len(self.pending)} completions, got {len(completions)}"
             raise ValueError(message)
         self.step += 1
-        self._trace.extend(completions)
+        self._trace = (*self._trace, *completions)
         if self.final is None:
             self._advance(completions)
         elif completions[0].failed and self._fallbacks:
@@ -83,7 +83,8 @@ class Conversation:
             self._end(completions[0], self.final.prefix)
 
     def _fall_back(self) -> None:
-        fallback = self._fallbacks.pop(0)
+        fallback, *others = self._fallbacks
+        self._fallbacks = tuple(others)
         if isinstance(fallback, Call):
             self.pending = (fallback,)
         else:
@@ -91,7 +92,7 @@ class Conversation:
 
     def abandon_fallbacks(self) -> None:
         """Let the pending final call stand as it comes, because part of it was already shown."""
-        self._fallbacks.clear()
+        self._fallbacks = ()
 
     def _advance(self, completions: Sequence[Completion] | None) -> None:
         try:
@@ -100,7 +101,7 @@ class Conversation:
             outcome: Completion | Final = stop.value
             if isinstance(outcome, Final):
                 self.final = outcome
-                self._fallbacks = list(outcome.fallbacks)
+                self._fallbacks = tuple(outcome.fallbacks)
                 self.pending = (outcome.call,)
             else:
                 self._end(outcome)
@@ -111,4 +112,4 @@ class Conversation:
         if prefix and not completion.failed:
             completion = replace(completion, text=prefix + completion.text)
         self.pending, self.final = (), None
-        self._answer = Answer(self.query.id, completion, tuple(self._trace), self.decision)
+        self._answer = Answer(self.query.id, completion, self._trace, self.decision)

@@ -33,7 +33,7 @@ class Desk:
         self.begun += 1
         number, company = self.begun, self.busy > 1
         try:
-            completion = await completed(self.expert, current.calls[place])
+            completion = await completed(self.expert, current.pending[place])
         finally:
             self.busy -= 1
         return completion, company or self.begun > number
@@ -54,7 +54,7 @@ async def completed(expert: Expert, call: Call) -> Completion:
     if not isinstance(completion, Completion):
         why = f"{call.expert}: returned {type(completion).__name__}, expected a Completion"
         return Completion(call.expert, finish_reason="error", error=why)
-    if not (math.isfinite(completion.cost) and completion.cost >= 0):
+    if not 0 <= completion.cost < math.inf:
         why = f"{call.expert}: a cost of {completion.cost!r}, expected a number of at least 0"
         return Completion(call.expert, finish_reason="error", error=why)
     return completion

@@ -13,34 +13,31 @@ from collections.abc import Sequence
 from coterie.compositions import Composition
 from coterie.drivers.conversation import Conversation
 from coterie.store import Journal
-from coterie.types import Call, Completion, Decision, Query, Seed
+from coterie.types import Completion, Decision, Query, Seed
 
 PLACES = 1 << 16  # calls in one round at most
 
 
-class Round:
-    """The calls of one conversation that are under way together; ``position`` is the query's.
+class Round(Conversation):
+    """A conversation and what came of its pending calls; ``position`` is the query's.
 
     ``completions`` lacks those that came before the conversation was dropped.
     """
 
-    __slots__ = ("busy", "completions", "conversation", "position")
+    __slots__ = ("busy", "completions", "position")
 
-    def __init__(self, position: int, conversation: Conversation) -> None:
+    def __init__(
+        self,
+        position: int,
+        query: Query,
+        decision: Decision,
+        composition: Composition,
+        run_seed: Seed,
+    ) -> None:
+        super().__init__(query, decision, composition, run_seed)
         self.position = position
-        self.conversation = conversation
-        self.completions: list[Completion | None] = [None] * len(conversation.pending)
+        self.completions: list[Completion | None] = [None] * len(self.pending)
         self.busy = 0  # calls that somebody holds: a conversation with some is not dropped
-
-    @property
-    def step(self) -> int:
-        """How many rounds came before."""
-        return self.conversation.step
-
-    @property
-    def calls(self) -> tuple[Call, ...]:
-        """The calls of this round."""
-        return self.conversation.pending
 
     def missing(self) -> list[int]:
         """Places of the calls without a completion."""
@@ -48,8 +45,8 @@ class Round:
 
     def next(self) -> None:
         """Go on to the next round; every completion must be there."""
-        self.conversation.send([c for c in self.completions if c is not None])
-        self.completions = [None] * len(self.conversation.pending)
+        self.send([c for c in self.completions if c is not None])
+        self.completions = [None] * len(self.pending)
 
 
 class Calls:
@@ -107,18 +104,21 @@ class Flows:
     def __len__(self) -> int:
         return len(self.queries)
 
-    def admit(self, position: int) -> Round:
-        """Begin a conversation, and go on as far as the journal knows it."""
-        current = self._begin(position)
+    def admit(self, position: int) -> Round | None:
+        """Begin a conversation, and go on as far as the journal knows it; None without experts."""
+        if not (decision := self.decisions[position]).experts:
+            return None
+        current = self._begin(position, decision)
         self._catch_up(current)
-        self._keep(current)
+        if not current.ended and (self.journal is None or len(self._live) < self.window):
+            self._live[position] = current
         return current
 
     def take(self, position: int) -> Round:
-        """The round a conversation is at, held until ``give`` is called."""
+        """A conversation in its present round, held until ``give`` is called."""
         current = self._live.get(position)
         if current is None:
-            self._live[position] = current = self._begin(position)
+            self._live[position] = current = self._begin(position, self.decisions[position])
             for _ in range(self._steps[position]):
                 self._fill(current)
                 current.next()
@@ -126,9 +126,14 @@ class Flows:
         return current
 
     def give(self, current: Round) -> None:
-        """Let go of a conversation that ``take`` returned; it may be dropped."""
+        """Let go of a conversation that ``take`` returned.
+
+        It is dropped if it has ended, or for want of room if it can be run again.
+        """
         current.busy -= 1
-        self._keep(current)
+        droppable = self.journal is not None and not current.busy
+        if current.ended or (droppable and len(self._live) > self.window):
+            self._live.pop(current.position, None)
 
     def complete(self, current: Round, place: int, completion: Completion) -> bool:
         """Hand over one completion; True where it was the last of its round, which then ended.
@@ -136,8 +141,9 @@ class Flows:
         Rounds after it that the journal knows already have ended as well.
         """
         current.completions[place] = completion
-        self._missing[current.position] -= 1
-        if self._missing[current.position]:
+        missing = self._missing[current.position] - 1
+        if missing:
+            self._missing[current.position] = missing
             return False
         if None in current.completions:
             self._fill(current)
@@ -145,32 +151,23 @@ class Flows:
         self._catch_up(current)
         return True
 
-    def _begin(self, position: int) -> Round:
-        query, decision = self.queries[position], self.decisions[position]
-        return Round(position, Conversation(query, decision, self.composition, self.seed))
+    def _begin(self, position: int, decision: Decision) -> Round:
+        return Round(position, self.queries[position], decision, self.composition, self.seed)
 
     def _fill(self, current: Round, check: bool = False) -> None:
         if self.journal is not None:
             key = current.position, current.step
-            current.completions = self.journal.find(*key, current.calls, check)
+            current.completions = self.journal.find(*key, current.pending, check)
 
     def _catch_up(self, current: Round) -> None:
         """Go on while an earlier run left all completions of a round."""
         resumed = self.journal is not None and self.journal.resumed
-        while not current.conversation.ended:
+        while not current.ended:
             if resumed:
                 self._fill(current, check=True)
-                self.reused += len(current.calls) - current.completions.count(None)
+                self.reused += len(current.pending) - current.completions.count(None)
             if None in current.completions:
                 break
             current.next()
         self._steps[current.position] = current.step
         self._missing[current.position] = current.completions.count(None)
-
-    def _keep(self, current: Round) -> None:
-        """Remember a conversation if there is room, or if it cannot be run again."""
-        position = current.position
-        droppable = self.journal is not None and not current.busy
-        self._live[position] = current
-        if current.conversation.ended or (droppable and len(self._live) > self.window):
-            del self._live[position]

@@ -36,20 +36,16 @@ class Purse:
 
     A call reserves what it may cost at most: its prompt, four characters a token, and
     ``max_tokens`` for the answer, or the longest answer of this expert so far. So the cap holds up
-    to the estimate of the prompt; what an answer did not use comes back.
+    to the estimate of the prompt; what an answer did not use comes back. ``open``: there is no cap.
     """
 
     def __init__(self, caps: Caps, calls: int = 0, cost: float = 0.0) -> None:
         self.caps, self.calls, self.cost = caps, calls, cost
+        self.open = math.isinf(caps.cost) and math.isinf(caps.calls)
         self._reserved: dict[int, float] = {}
         self._longest: dict[str, int] = {}
         self._tickets = itertools.count()
         self._settled = asyncio.Event()
-
-    @property
-    def open(self) -> bool:
-        """Whether there is no cap at all."""
-        return math.isinf(self.caps.cost) and math.isinf(self.caps.calls)
 
     async def reserve(self, expert: Expert, call: Call) -> int | None:
         """A ticket for one call once it fits; None if it does not fit when all others are done."""
