@@ -196,6 +196,10 @@ async def compare(work: Work, room: int, repeats: int) -> tuple[list[Run], list[
     return runs, ideals
 
 
+def ratios_of(runs: Sequence[Run], ideals: Sequence[float]) -> list[float]:
+    return [run.seconds / least for run, least in zip(runs, ideals, strict=True)]
+
+
 async def naive(work: Work) -> tuple[float, int]:
     """Seconds and loads of question after question; LRU with room for two."""
     residency = by_count(work.experts, ROOM)
@@ -210,18 +214,18 @@ async def measure(questions: int = 2000, subset: int = 200, repeats: int = 3) ->
     try:
         await run(work.first(16), ROOM)  # worker processes and files are ready on all sides
         runs, ideals = await compare(work, ROOM, repeats)
-        serial_runs, serial_ideals = await compare(work, 1, 1)
+        serial_runs, serial_ideals = await compare(work, 1, repeats)
         few = work.first(subset)
         naive_seconds, loads = await naive(few)
         grouped = await run(few, ROOM)
     finally:
         await pool.close()
-    ratios = [one.seconds / least for one, least in zip(runs, ideals, strict=True)]
+    ratios, serial_ratios = ratios_of(runs, ideals), ratios_of(serial_runs, serial_ideals)
     wall, least = (statistics.median(r.seconds for r in runs), statistics.median(ideals))
     last = runs[-1]
     return {
         "wall_over_ideal": statistics.median(ratios),
-        "wall_over_serial_ideal": serial_runs[0].seconds / serial_ideals[0],
+        "wall_over_serial_ideal": statistics.median(serial_ratios),
         "speedup_vs_naive": naive_seconds / grouped.seconds,
         "speedup_vs_naive_scaled": naive_seconds / subset * questions / wall,
         "journal_share": statistics.median(r.journal_seconds / r.seconds for r in runs),
@@ -235,8 +239,9 @@ async def measure(questions: int = 2000, subset: int = 200, repeats: int = 3) ->
         "journal_us_per_call": last.journal_seconds / last.calls * 1e6,
         "journal_cpu_us_per_call": last.journal_cpu / last.calls * 1e6,
         "completions_per_commit": last.calls / max(last.commits, 1),
-        "serial_wall_s": serial_runs[0].seconds,
-        "serial_ideal_s": serial_ideals[0],
+        "serial_ratios": serial_ratios,
+        "serial_wall_s": statistics.median(r.seconds for r in serial_runs),
+        "serial_ideal_s": statistics.median(serial_ideals),
         "naive": {
             "questions": subset,
             "seconds": naive_seconds,

@@ -87,7 +87,7 @@ class Journal(Closing):
         try:
             with self._explained():
                 self._open(header)
-            self._waiting: list[tuple[Any, ...]] = []  # rows
+            self._waiting: list[tuple[int, int, int, Call, Completion]] = []
             self._in_transaction = False
             self.begin()
         except BaseException:
@@ -212,7 +212,7 @@ class Journal(Closing):
         Later rounds of the query were built on a failure of this call, if there are any: they are
         dropped. (Where it fails again they still stand, and nothing is asked twice.)
         """
-        self._waiting.append((query, step, place, call.digest(), *_values(completion)))
+        self._waiting.append((query, step, place, call, completion))
         if len(self._waiting) >= GROUP:
             self.commit()
 
@@ -240,12 +240,16 @@ class Journal(Closing):
             return
         self._begin()
         if self._failed:
-            keys = [row[:2] for row in self._waiting]
+            keys = [each[:2] for each in self._waiting]
             self._db.executemany("DELETE FROM completions WHERE query=? AND step>?", keys)
+        rows = [
+            (query, step, place, call.digest(), *_values(made))
+            for query, step, place, call, made in self._waiting
+        ]
         try:
-            self._db.executemany(ADD, self._waiting)
+            self._db.executemany(ADD, rows)
         except UnicodeEncodeError:  # half a surrogate pair is not UTF-8
-            for row in self._waiting:
+            for row in rows:
                 self._insert(ADD.replace("INSERT", "INSERT OR REPLACE"), row)
         self._waiting.clear()
 

@@ -29,7 +29,7 @@ from coterie.types import Answer, Completion, Decision, Query, Seed
 
 PATIENCE = 5  # failures of one expert in a row that stop the run
 WINDOW = 20_000  # conversations in memory
-COMMIT = 0.02  # seconds that a completion may wait for others to be committed with it
+COMMIT = 0.05  # seconds that a completion may wait for others to be committed with it
 BREATH = 1_000  # conversations that begin before others get a turn
 
 
