@@ -279,6 +279,20 @@ def test_an_expert_whose_limits_are_used_up_is_not_asked() -> None:
     assert result.asked == ["limit-used-up", "ok", "ok"]
 
 
+@pytest.mark.parametrize("kind", ["", "cut"])
+def test_a_stream_is_closed_however_it_ends(kind: str) -> None:
+    pieces = Pieces(b"data: 1\n\n", kind=kind)
+    assert kinds(serve(Script("a", streaming(pieces)))) == [("a", kind)]
+    assert pieces.closed
+
+
+def test_a_refused_stream_is_closed_before_another_is_opened() -> None:
+    pieces = Pieces(b"data: 1\n\n")
+    pieces.finish = "content_filter"
+    serve(Script("a", streaming(pieces)), Script("b"), options=AttemptOptions(refusals=True))
+    assert pieces.closed
+
+
 RESTART = AttemptOptions(midstream="restart")
 
 

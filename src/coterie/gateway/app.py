@@ -11,7 +11,8 @@ from typing import Any, TypeAlias
 from coterie.gateway.asked import Asked, read_asked
 from coterie.gateway.entries import new_id
 from coterie.gateway.exchange import CLOSED, Exchange, Services
-from coterie.gateway.guard import Doors, forwarded, redacted
+from coterie.gateway.failures import redact
+from coterie.gateway.guard import Doors, forwarded
 from coterie.gateway.wire import DONE, HEARTBEAT, ApiError, frame, overloaded
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -100,7 +101,7 @@ class _Request:
         except asyncio.CancelledError:
             raise
         except Exception as error:  # a fault of ours is one answer, not a torn connection
-            told = f"unexpected {type(error).__name__}: {redacted(str(error))}"
+            told = f"unexpected {type(error).__name__}: {redact(str(error))}"
             await self._refuse(ApiError(500, told, type="server_error", code="internal_error"))
 
     async def _read(self) -> Asked:

@@ -143,8 +143,8 @@ class Delivery:
                     self._call.end()
                     return
                 except UpstreamError as error:
-                    self._call.end(error.failure)
                     shown = self.reply.shown
+                    await self._call.close(error.failure)
                     self._call = await self._restarted(error)
                 if shown:
                     yield b": restarted\n\n"
@@ -153,9 +153,7 @@ class Delivery:
 
     async def aclose(self) -> None:
         """Give back what the answer holds, and abort it if it is not over. Does nothing twice."""
-        if not self._call.over:
-            await self.reply.aclose()
-            self._call.end(CANCELLED)
+        await self._call.close(CANCELLED)
 
     async def _restarted(self, error: UpstreamError) -> _Call:
         """The answer of the next expert, where the options allow one; raises ``error``."""
@@ -200,9 +198,16 @@ class _Call:
         except BaseException:
             self.end(self.run.ending)
             raise
-        self._opened()
+        await self._opened()
 
-    def _opened(self) -> None:
+    async def close(self, told: Failure) -> None:
+        """Close the reply too, which may hold more than a connection."""
+        try:
+            await self.reply.aclose()
+        finally:
+            self.end(told)
+
+    async def _opened(self) -> None:
         reply, breaker = self.reply, self.deployment.breaker
         if reply.pause:
             breaker.limit(reply.pause)
@@ -211,7 +216,7 @@ class _Call:
             self.permit = Permit.NORMAL
         if self.run.options.refusals and reply.finish == "content_filter" and self.run.left:
             told = failure("content_filter", f"{self.deployment.name}: refused")
-            self.end(told)
+            await self.close(told)
             raise UpstreamError(told)
         if reply.body is not None:
             self.end()
@@ -329,9 +334,8 @@ class _Run:
         for task in tasks:
             task.cancel()
         for result in await asyncio.gather(*tasks, return_exceptions=True):
-            if isinstance(result, _Call) and not result.over:
-                await result.reply.aclose()
-                result.end(self.ending)
+            if isinstance(result, _Call):
+                await result.close(self.ending)
 
     def _next(self) -> tuple[Upstream, Permit] | None:
         """The first candidate whose breaker lets a call pass."""

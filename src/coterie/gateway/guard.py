@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 import socket
 from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
@@ -15,7 +14,6 @@ LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1", "[::1]"})
 METADATA_NAMES = frozenset({"metadata.google.internal", "metadata", "instance-data"})
 # What a client's request may bring to an expert: tracing and nothing else.
 FORWARDED = (b"traceparent", b"tracestate", b"baggage")
-_SECRET = re.compile(r"\b(sk|pk|key|Bearer)[-_ ][A-Za-z0-9_\-]{8,}")
 
 
 def is_loopback(host: str) -> bool:
@@ -105,15 +103,6 @@ def barred(address: str, private: bool) -> str:
     if not private and (ip.is_private or ip.is_loopback):
         return "a private address"
     return ""
-
-
-def redacted(text: str) -> str:
-    """The text without what looks like a key.
-
-    >>> redacted("Incorrect API key provided: sk-proj-0123456789abcdef.")
-    'Incorrect API key provided: ***.'
-    """
-    return _SECRET.sub("***", text)
 
 
 def forwarded(headers: Mapping[bytes, bytes]) -> dict[str, str]:

@@ -98,6 +98,7 @@ class StagedUpstream:
 
     def __init__(self, inner: HttpUpstream, expert: Expert, staging: Staging) -> None:
         self.name, self.slots, self.context_length = inner.name, inner.slots, inner.context_length
+        self.limit = inner.limit
         self._inner, self._expert, self._staging = inner, expert, staging
 
     async def open(self, out: Outgoing, deadline: Deadline) -> Reply:
@@ -118,7 +119,7 @@ class _Held(Reply):
     """A stream that keeps its expert in memory until it is closed."""
 
     def __init__(self, reply: Reply, stack: AsyncExitStack) -> None:
-        super().__init__(reply.model)
+        super().__init__(reply.model, finish=reply.finish, pause=reply.pause)
         self._reply, self._stack = reply, stack
 
     def so_far(self) -> Tokens | None:

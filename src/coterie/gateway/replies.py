@@ -80,7 +80,10 @@ class Reply:
             yield event
 
     async def aclose(self) -> None:
-        """Stop: the connection to the expert is aborted at once, unless the answer was whole."""
+        """Stop: the connection to the expert is aborted at once, unless the answer was whole.
+
+        It is called once the answer is over too, and may be called again.
+        """
 
 
 class FramedReply(Reply):

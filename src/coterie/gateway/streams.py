@@ -40,6 +40,7 @@ class StreamReply(Reply):
         self._tally, self._ready, self._key, self._deadline = tally, ready, key, deadline
         self._watch = _Watch(response.content)
         self._seen = -1
+        self._closed = False
 
     def so_far(self) -> Tokens:
         """What was reported until now, else an estimate by the bytes of content."""
@@ -108,6 +109,9 @@ class StreamReply(Reply):
         self.tokens, self.finish = self.so_far(), self._tally.finish
 
     def _close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
         self._watch.stop()
         if self.tokens is not None and not self._response.content.is_eof():
             self._upstream.linger(self._response)
