@@ -5,6 +5,7 @@ import contextlib
 import importlib.util
 import os
 import shutil
+import sqlite3
 import subprocess
 import tempfile
 import time
@@ -89,8 +90,30 @@ class Store:
             self.schema, server = f"test_{os.getpid()}_{next(NUMBERS)}", address()
             self.place = f"{server}{'&' if '?' in server else '?'}schema={self.schema}"
 
-    def open(self) -> Ledger:
-        return open_ledger(self.place, self.folder / "spool")
+    def open(self, limit: int | None = None) -> Ledger:
+        ledger = open_ledger(self.place, self.folder / "spool")
+        ledger.spool.limit = limit or ledger.spool.limit
+        return ledger
+
+    @contextlib.contextmanager
+    def outage(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        """While it lasts nothing can be written: another process holds the file, or no server."""
+        monkeypatch.setattr("coterie.gateway.ledger.RETRY_SECONDS", 0.05)
+        if self.schema:
+            server = postgres()
+            if isinstance(server, str) or "DATABASE_URL" in os.environ:
+                pytest.skip("the server of DATABASE_URL is not ours to stop")
+            server.stop()
+            try:
+                yield
+            finally:
+                server.start()
+        else:
+            db = sqlite3.connect(self.place, isolation_level=None)
+            db.execute("BEGIN IMMEDIATE")
+            yield
+            db.execute("ROLLBACK")
+            db.close()
 
     def drop(self) -> None:
         if self.schema:

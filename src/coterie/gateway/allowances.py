@@ -60,7 +60,7 @@ class Allowance:
     settled, forced
         Spent by this process, and what of it was taken beyond the leases.
     total, spent
-        What all processes had leased, and spent, when the store was last asked.
+        What all processes had leased, and spent or forfeited, when the store was last asked.
     """
 
     __slots__ = (
@@ -164,7 +164,7 @@ class Allowance:
             expires=self.until + KEPT if terms.period == "minute" else None,
         )
         self.left += max(grant.amount, 0.0)
-        self.total, self.spent = grant.total, grant.settled
+        self.total, self.spent = grant.total, grant.spent
         if not grant.amount:
             until = asyncio.get_running_loop().time() + REFUSED_SECONDS
             self._refused = (until, terms.cap - grant.total)

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeVar
@@ -65,11 +66,11 @@ class Spend(msgspec.Struct, frozen=True):
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """What a holder got of an account, and what all holders have of it now."""
+    """What a holder got of an account, what all have of it now, and what will not come back."""
 
     amount: float
     total: float
-    settled: float
+    spent: float
 
 
 class Balance(msgspec.Struct, frozen=True):
@@ -190,12 +191,11 @@ class Ledger(Closing):
         def take(db: Connection) -> Grant:
             self._begin(db, account)
             found = list(db.execute(self._sql(sql.LEASES), (account, period)))
-            held = [
-                max(amount, settled)
-                for who, amount, settled, seen in found
-                if not living or who == holder or (seen or 0.0) > now - GRACE
-            ]
-            total, spent = sum(held), sum(row[2] for row in found)
+            total = spent = 0.0
+            for who, amount, settled, seen in found:
+                alive = who == holder or (seen or 0.0) > now - GRACE
+                total += max(amount, settled) if alive or not living else 0.0
+                spent += settled if alive else max(amount, settled)
             granted = need if need < 0 else _granted(need, cap - total, share, whole)
             if granted:
                 self._write(db, [sql.Seen(holder, now)])
@@ -353,16 +353,17 @@ class Ledger(Closing):
     def _flush(self) -> None:
         """Write the spool and the queue to the store, or the queue to the spool."""
         rows = [self._rows.popleft() for _ in range(len(self._rows))]
+        written = 0
         try:
             if self.spool.waiting:
-                self._store(self._spooled())
-                self.spool.clear()
-            for start in range(0, len(rows), GROUP_ROWS):
-                self._store(rows[start : start + GROUP_ROWS])
+                self._replay()
+            while written < len(rows):
+                self._store(rows[written : written + GROUP_ROWS])
+                written += GROUP_ROWS
             self.reachable, self._full = True, False
         except StoreDown:
             self.reachable = False
-            self._keep(rows)
+            self._keep(rows[written:])
 
     def _keep(self, rows: Sequence[Row]) -> None:
         try:
@@ -371,14 +372,18 @@ class Ledger(Closing):
             self._full = True
             self._rows.extendleft(reversed(rows))
 
-    def _spooled(self) -> list[Row]:
-        rows = []
-        for line in self.spool.lines():
-            try:
-                rows.append(_row(line))
-            except (msgspec.MsgspecError, KeyError, ValueError):
-                self.rejected += 1
-        return rows
+    def _replay(self) -> None:
+        """Write what waits in the spool; what is there already is left as it is."""
+        lines = self.spool.lines()
+        while group := [*islice(lines, GROUP_ROWS)]:
+            rows = []
+            for line in group:
+                try:
+                    rows.append(_row(line))
+                except (msgspec.MsgspecError, KeyError, ValueError):
+                    self._reject(line)
+            self._store(rows)
+        self.spool.clear()
 
     def _store(self, rows: Sequence[Row]) -> None:
         """Write rows in one transaction; where one is at fault, the others all the same."""
@@ -390,11 +395,24 @@ class Ledger(Closing):
         except StoreDown:
             raise
         except Exception:
-            if len(rows) == 1:
-                self.rejected += 1
-                return
             for row in rows:
-                self._store([row])
+                self._store_alone(row)
+
+    def _store_alone(self, row: Row, whole: bool = True) -> None:
+        """Write one row; an entry at fault without its evidence, any other is put aside."""
+        try:
+            self._links["writer"].run(lambda db: self._group(db, [row]), self.down)
+        except StoreDown:
+            raise
+        except Exception as error:
+            if isinstance(row, Entry) and whole:
+                self._store_alone(sql.stripped(row, error), whole=False)
+            else:
+                self._reject(_line(row))
+
+    def _reject(self, line: bytes) -> None:
+        self.rejected += 1
+        self.spool.reject(line)
 
     def _group(self, db: Connection, rows: Sequence[Row]) -> None:
         self._begin(db)
@@ -475,7 +493,11 @@ def _day(number: int) -> str:
 
 
 def _line(row: Row) -> bytes:
-    return sql.encode([type(row).__name__, row])
+    try:
+        return sql.encode([type(row).__name__, row])
+    except Exception as error:
+        bare = sql.stripped(row, error) if isinstance(row, Entry) else repr(row)
+        return sql.encode([type(row).__name__, bare])
 
 
 def _row(line: bytes) -> Row:

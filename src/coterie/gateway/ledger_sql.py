@@ -91,10 +91,36 @@ class Scored(msgspec.Struct, frozen=True):
 
 Row: TypeAlias = Entry | Settled | Session | State | Seen | Scored
 encode = msgspec.json.Encoder().encode
-decode_entry = msgspec.json.Decoder(Entry).decode
+_decode_entry = msgspec.json.Decoder(Entry).decode
 decode_feedback = msgspec.json.Decoder(Feedback).decode
 decode_key = msgspec.json.Decoder(Key).decode
 decode_team = msgspec.json.Decoder(Team).decode
+
+
+def decode_entry(content: bytes) -> Entry:
+    """The entry of a row; numbers that were none (JSON has no NaN) have their defaults."""
+    try:
+        return _decode_entry(content)
+    except msgspec.ValidationError:
+        return msgspec.convert(_without_nulls(msgspec.json.decode(content)), Entry)
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_nulls(v) for k, v in value.items() if v is not None}
+    return [_without_nulls(one) for one in value] if isinstance(value, list) else value
+
+
+def stripped(entry: Entry, error: Exception) -> Entry:
+    """The entry without what is free in form, which could not be written for this error."""
+    said = f"{entry.error} (evidence left out: {error})".strip()
+    return msgspec.structs.replace(
+        entry, constraints={}, evidence={}, content=None, candidates=[], error=said
+    )
+
+
+def _finite(value: float) -> float:
+    return value if math.isfinite(value) else 0.0
 
 
 def _text(value: str) -> str:
@@ -103,19 +129,11 @@ def _text(value: str) -> str:
 
 def entry_values(e: Entry) -> Values:
     """The row of an entry."""
-    baseline = e.baseline if e.baseline is None or math.isfinite(e.baseline) else None
+    baseline = None if e.baseline is None else _finite(e.baseline)
     where = (_text(e.id), e.time, int(e.time // 86400), _text(e.key), _text(e.team))
     who = (_text(e.session), _text(e.expert), _text(e.policy), e.status)
-    return (
-        *where,
-        *who,
-        e.tokens.prompt,
-        e.tokens.completion,
-        e.cost,
-        baseline,
-        e.latency,
-        encode(e),
-    )
+    sums = (e.tokens.prompt, e.tokens.completion, _finite(e.cost), baseline, _finite(e.latency))
+    return (*where, *who, *sums, encode(e))
 
 
 def _scored_values(row: Scored) -> Values:

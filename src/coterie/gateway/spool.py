@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from collections.abc import Iterator, Sequence
@@ -52,9 +53,12 @@ class Spool(Closing):
         self._size += len(block)
         self.waiting += len(lines)
 
-    def lines(self) -> list[bytes]:
+    def lines(self) -> Iterator[bytes]:
         """Everything that waits, the oldest first."""
-        return os.pread(self._file, self._size, 0).splitlines() if self._file is not None else []
+        if self._file is not None:
+            with open(os.dup(self._file), "rb") as file:
+                file.seek(0)
+                yield from (line.removesuffix(b"\n") for line in file)
 
     def clear(self) -> None:
         """Forget what waits, and take over what an ended process left, if anything."""
@@ -65,6 +69,11 @@ class Spool(Closing):
         self.close()
         if any(_sized(name) for name in _names(self.path)):
             self._claim(left=True)
+
+    def reject(self, line: bytes) -> None:
+        """Put aside, in ``path.rejected``, a line that the store refuses for what it says."""
+        with contextlib.suppress(OSError), open(f"{self.path}.rejected", "ab") as file:
+            file.write(line + b"\n")
 
     def close(self) -> None:
         """Let another process have the file; what waits stays in it."""
@@ -92,9 +101,12 @@ class Spool(Closing):
         raise SpoolFull(f"{self.path}: {SIBLINGS} other processes spool here; choose another file")
 
     def _take(self, file: int) -> int:
-        content = os.pread(file, os.fstat(file).st_size, 0)
-        self._file, self._size = file, content.rfind(b"\n") + 1
-        self.waiting = content.count(b"\n")
+        self._file, self._size, self.waiting = file, 0, 0
+        with open(os.dup(file), "rb") as content:
+            for line in content:
+                if line.endswith(b"\n"):
+                    self._size += len(line)
+                    self.waiting += 1
         os.ftruncate(file, self._size)
         return file
 
