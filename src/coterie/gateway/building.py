@@ -222,6 +222,13 @@ def _routing(
     )
 
 
+def routing_alone(config: Config, router: Router | None) -> Routing:
+    """How a pool file routes, without a server around it."""
+    pool = config.pool()
+    compositions, tariffs = _compositions(config, pool), _tariffs(config)
+    return _routing(config, pool, router, Staging(pool), compositions, Meters(), tariffs)
+
+
 def _with(config: Config, name: str) -> Config:
     table = config.settings.gateway.policies[name]
     return Config(config.path, config.settings.model_copy(update={"policy": table}))
