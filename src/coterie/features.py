@@ -14,8 +14,7 @@ import json
 import re
 import zlib
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -188,6 +187,7 @@ class LexicalEncoder(Encoder):
         if not len(texts):
             raise InputError("a lexical encoder needs at least one text to fit, got none")
         rows = [self._frequencies(text) for text in readable(texts)]
+        self.__dict__.pop("_places", None)
         seen = np.unique(np.concatenate([buckets for buckets, _ in rows]))
         self.known_ = np.append(seen, self.buckets)  # the last stands for all that is unknown
         matrix, inverse = _tf_idf(rows, self.known_)
@@ -230,18 +230,23 @@ class LexicalEncoder(Encoder):
 
     def _frequencies(self, text: str) -> tuple[NDArray[np.int64], Vectors]:
         """The text's distinct buckets and 1 + log of how often each occurs."""
-        counts = Counter(_buckets(text, self.buckets))
-        found = np.fromiter(counts, dtype=np.int64, count=len(counts))
-        times = np.fromiter(counts.values(), dtype=np.float32, count=len(counts))
-        return found, 1 + np.log(times)
+        found, counts = np.unique(_buckets(text, self.buckets), return_counts=True)
+        return found, 1 + np.log(counts.astype(np.float32))
 
     def _project(self, text: str) -> Vectors:
         """The vector of shape (dim,) before it is scaled to unit length."""
         found, frequencies = self._frequencies(text)
-        places = np.searchsorted(self.known_, found)
-        known = self.known_[places] == found
+        places = self._places[found]
+        known = places >= 0
         product: Vectors = frequencies[known] @ self.weights_[places[known]]
         return product
+
+    @functools.cached_property
+    def _places(self) -> NDArray[np.int64]:
+        """The row of ``weights_`` of every bucket, -1 where it is not known."""
+        places = np.full(self.buckets + 1, -1)
+        places[self.known_] = np.arange(len(self.known_))
+        return places
 
 
 def readable(texts: Sequence[str]) -> list[str]:
@@ -263,21 +268,20 @@ _WORD = re.compile(r"\w{1,32}|[^\w\s]")
 _DIGIT = re.compile(r"\d")
 
 
-def _buckets(text: str, buckets: int) -> Iterator[int]:
+def _buckets(text: str, buckets: int) -> NDArray[np.int64]:
     """The bucket of every word, pair of neighbours and character n-gram of the text."""
     words = _WORD.findall(_DIGIT.sub("0", text.lower()))
-    for word in words:
-        yield from _word_buckets(word, buckets)
-    for pair in itertools.pairwise(words):
-        yield _bucket(" ".join(pair), buckets)
+    pairs = [_bucket(f"{a} {b}", buckets) for a, b in itertools.pairwise(words)]
+    parts = [_word_buckets(word, buckets) for word in words]
+    return np.concatenate([*parts, np.array(pairs, np.int64)])
 
 
 @functools.lru_cache(maxsize=2**14)
-def _word_buckets(word: str, buckets: int) -> tuple[int, ...]:
+def _word_buckets(word: str, buckets: int) -> NDArray[np.int64]:
     """The buckets of a word and of its n-grams of 3 to 5 characters, ends marked."""
     marked = f"<{word}>"
     grams = (marked[i : i + n] for n in (3, 4, 5) for i in range(len(marked) - n + 1))
-    return tuple(_bucket(gram, buckets) for gram in (word, *grams))
+    return np.array([_bucket(gram, buckets) for gram in (word, *grams)], np.int64)
 
 
 def _bucket(gram: str, buckets: int) -> int:

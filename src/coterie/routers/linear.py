@@ -71,8 +71,8 @@ class Linear(Router):
     def predict(self, queries: Sequence[Query]) -> Estimates:
         """Fitted values, quality clipped to [0, 1] and cost to at least 0."""
         self._check_fitted()
-        vectors = self.encoder_.encode([q.text for q in queries])
-        quality = np.clip(with_intercept(vectors) @ self.quality_, 0.0, 1.0)
+        vectors = np.asarray(self.encoder_.encode([q.text for q in queries]), float)
+        quality = np.minimum(np.maximum(affine(vectors, self.quality_), 0.0), 1.0)
         error = standard_error(vectors, self.axes_, self.variance_)
         return Estimates(self.experts_, quality, predict_cost(vectors, self.cost_), error=error)
 
@@ -97,6 +97,13 @@ def with_intercept(vectors: FloatArray) -> FloatArray:
     return np.hstack([np.asarray(vectors, float), np.ones((len(vectors), 1))])
 
 
+def affine(vectors: FloatArray, coefficients: FloatArray) -> FloatArray:
+    """``with_intercept(vectors) @ coefficients`` without the copy, which matters for one query."""
+    values: FloatArray = np.asarray(vectors, float) @ coefficients[:-1]
+    values += coefficients[-1]
+    return values
+
+
 def fit_cost(vectors: FloatArray, cost: FloatArray) -> FloatArray:
     """Ridge regression of observed costs, (dim + 1, experts); zeros where none was observed."""
     return fit_ridge(vectors, cost).coefficients
@@ -104,7 +111,7 @@ def fit_cost(vectors: FloatArray, cost: FloatArray) -> FloatArray:
 
 def predict_cost(vectors: FloatArray, coefficients: FloatArray) -> FloatArray:
     """Predicted costs, at least 0, shape (queries, experts)."""
-    cost: FloatArray = np.maximum(with_intercept(vectors) @ coefficients, 0.0)
+    cost: FloatArray = np.maximum(affine(vectors, coefficients), 0.0)
     return cost
 
 
@@ -209,6 +216,6 @@ def posterior(strength: FloatArray, rows: int, fitted: Ridge) -> FloatArray:
 
 def standard_error(vectors: FloatArray, axes: FloatArray, variance: FloatArray) -> FloatArray:
     """Standard error of a linear prediction at every vector, shape (queries, columns)."""
-    turned = with_intercept(vectors) @ axes
-    error: FloatArray = np.sqrt(np.square(turned) @ variance[:-1] + variance[-1])
+    turned = affine(vectors, axes)
+    error: FloatArray = np.sqrt(affine(np.square(turned), variance))
     return error
