@@ -42,7 +42,11 @@ class Bare:
         headers = {"content-type": "application/json"}
         async with self._session.post(self._url, data=body, headers=headers) as response:
             kind = (b"content-type", response.headers["content-type"].encode())
-            start: Message = {"type": "http.response.start", "status": response.status, "headers": [kind]}
+            start: Message = {
+                "type": "http.response.start",
+                "status": response.status,
+                "headers": [kind],
+            }
             if "event-stream" not in response.headers["content-type"]:
                 whole = await response.read()
                 start["headers"] = [kind, (b"content-length", str(len(whole)).encode())]

@@ -102,7 +102,7 @@ class Pages:
         body = await read_body(request.receive, headers, live.max_body)
         path = "/chat/completions"
         asked = read_asked(path, body, headers, MOST_TOKENS, live.most_choices)
-        plan = live.services.routing.plan(asked, new_id("req_"), key.experts)
+        plan = live.services.routing.plan(asked, new_id("req_"), key.experts, explain=True)
         decision = plan.decision
         return respond(
             {

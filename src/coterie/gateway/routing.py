@@ -126,11 +126,19 @@ class Routing:
             return None
         return self.experts[int(self._quality.argmax())]
 
-    def plan(self, asked: Asked, id: str, allowed: Sequence[str], stay: str = "") -> Plan:
+    def plan(
+        self,
+        asked: Asked,
+        id: str,
+        allowed: Sequence[str],
+        stay: str = "",
+        explain: bool = False,
+    ) -> Plan:
         """Who is asked; raises ApiError where nobody may be, or there is no such model.
 
         ``allowed`` are the experts of the client's key, empty for all; ``stay`` is the expert that
-        answered this conversation before.
+        answered this conversation before. Evidence that can be made later from the candidates
+        (see ``explaining``) is made now only to ``explain``.
         """
         if asked.model in self.profiles:
             return self._direct(asked, allowed)
@@ -138,7 +146,7 @@ class Routing:
         if self.router is None:
             message = f"{asked.model!r} needs a fitted router and this gateway has none"
             raise ApiError(404, message, code="model_not_found", param="model")
-        return self._routed(asked, id, named, allowed, stay)
+        return self._routed(asked, id, named, allowed, stay, explain)
 
     # -- by name
 
@@ -186,7 +194,13 @@ class Routing:
     # -- by the router
 
     def _routed(
-        self, asked: Asked, id: str, named: Named, allowed: Sequence[str], stay: str
+        self,
+        asked: Asked,
+        id: str,
+        named: Named,
+        allowed: Sequence[str],
+        stay: str,
+        explain: bool,
     ) -> Plan:
         assert self.router is not None
         wishes = asked.wishes
@@ -216,7 +230,10 @@ class Routing:
         policy: Policy = named.policy
         if self.explore and wishes.explore and named.composition == "single":
             policy = Explore(policy, self.explore)
-        (decision,) = policy.decide([query], judged)
+        if isinstance(policy, Utility) and judged is estimates and not explain:
+            decision = policy.choose(judged)
+        else:
+            (decision,) = policy.decide([query], judged)
         return self._plan(decision, named, query, candidates, constraints, asked)
 
     def _plan(

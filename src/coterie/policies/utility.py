@@ -57,7 +57,9 @@ class Utility:
             order = cheap_first(np.array(order), estimates.cost[0])
         experts = tuple([estimates.experts[j] for j in order])
         weights = tuple([quality[j] for j in order])
-        return Decision(self.composition, experts, weights, max(utility))
+        worth = None if math.isinf(price) else price
+        evidence = {"willingness_to_pay": worth}
+        return Decision(self.composition, experts, weights, max(utility), evidence=evidence)
 
 
 def second(order: IntArray) -> list[int]:
