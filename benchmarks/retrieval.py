@@ -1,12 +1,14 @@
-"""Retrievers as experts: writes benchmarks/results/retrieval.json, tables of docs/retrieval.md.
+r"""Retrievers as experts: writes benchmarks/results/retrieval.json, tables of docs/retrieval.md.
 
-    python benchmarks/retrieval.py DATA --cache DIR --output benchmarks/results/retrieval.json
+    python benchmarks/retrieval.py DATA --cache DIR --dense cacm,cisi,cranfield,medline \
+        --output benchmarks/results/retrieval.json --page docs/retrieval.md
 
 DATA holds corpus.parquet, queries.parquet and qrels.parquet (test collections of several domains).
 Every question is searched in its own collection; what is routed is who ranks the documents: an LSA
 model fitted on the documents of one collection, one fitted on all, BM25, or MiniLM. Routers see
 relevance judgements of the training folds alone. Vectors of MiniLM take long: they are kept in
---cache, 100 documents a file, so a run that was stopped goes on.
+--cache, 100 documents a file, so a run that was stopped goes on, and MiniLM is a retriever only on
+the collections that --dense names (a third table, of these alone).
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ ROUTERS = (
     "knn",
     "stack",
 )
+MINILM = "MiniLM"
 CONTROL = "centroid on scores of other questions"
 
 
@@ -183,22 +186,43 @@ def scored(collection: Collection, near: FloatArray) -> FloatArray:
     return np.array([ndcg(r, q, K) for r, q in zip(ranked, collection.relevance, strict=True)])
 
 
-def outcomes(collections: Sequence[Collection], cache: Path | None) -> Records:
-    """Every retriever's nDCG@10 on every question."""
+def outcomes(
+    collections: Sequence[Collection], cache: Path | None = None, dense: Sequence[str] = ()
+) -> Records:
+    """Every retriever's nDCG@10 on every question; MiniLM's is NaN outside ``dense``."""
     everything = [text for c in collections for text in c.documents]
     models: dict[str, Any] = {f"LSA {c.name}": LSA(c.documents, 128) for c in collections}
     models["LSA pooled 128"] = LSA(everything, 128)
     models["LSA pooled 512"] = LSA(everything, 512)
-    if cache is not None:
-        models["MiniLM"] = Cached(cache)
+    embed = Cached(cache) if cache is not None and dense else None
     parts = []
     for c in collections:
         asked = [q.text for q in c.queries]
         columns = [scored(c, m(asked) @ m(c.documents).T) for m in models.values()]
         columns.append(scored(c, bm25(c.documents, asked)))
+        if embed is not None and c.name in dense:
+            columns.append(scored(c, embed(asked) @ embed(c.documents).T))
+        else:
+            columns.append(np.full(len(asked), np.nan))
         parts.append(np.column_stack(columns))
     queries = tuple(q for c in collections for q in c.queries)
-    return Records(queries, (*models, "BM25"), np.concatenate(parts))
+    return Records(queries, (*models, "BM25", MINILM), np.concatenate(parts))
+
+
+def pools(records: Records, dense: Sequence[str]) -> dict[str, Any]:
+    """What is measured, by the title of its table."""
+    lsa = [e for e in records.experts if e.startswith("LSA")]
+    small = [e for e in lsa if not e.endswith("512")]
+    found = {
+        "Models of one size: 128 numbers, fitted on one collection or on all": measure(
+            records.select(small)
+        ),
+        "LSA and BM25": measure(records.select([*lsa, "BM25"])),
+    }
+    if dense:
+        rows = [i for i, q in enumerate(records.queries) if q.category in dense]
+        found[f"With MiniLM, on {', '.join(dense)}"] = measure(records.take(rows))
+    return found
 
 
 def measure(records: Records) -> dict[str, Any]:
@@ -302,19 +326,9 @@ def main() -> None:
             if c.name == chosen.embed:
                 Cached(chosen.cache)(c.documents)
         return
-    records = outcomes(collections, chosen.cache)
-    alike = [e for e in records.experts if e.startswith("LSA") and not e.endswith("512")]
-    facts = {
-        "schema": 1,
-        "metric": f"nDCG@{K}",
-        "folds": FOLDS,
-        "pools": {
-            "Models of one size: 128 numbers, fitted on one collection or on all": measure(
-                records.select(alike)
-            ),
-            "All retrievers": measure(records),
-        },
-    }
+    dense = [name for name in chosen.dense.split(",") if name]
+    records = outcomes(collections, chosen.cache, dense)
+    facts = {"schema": 1, "metric": f"nDCG@{K}", "folds": FOLDS, "pools": pools(records, dense)}
     text = json.dumps(facts, indent=1) + "\n"
     if chosen.output:
         replace_file(chosen.output, text)

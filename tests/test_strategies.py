@@ -23,7 +23,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "strategies.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 NAME = re.compile(r"\[`(\w+)`\]\(([\w./-]+)\) \((\w+) `([\w-]+)`\)")
 # Sections of the survey's table of strategies.
-SECTIONS = "4.1.1 4.1.2 4.1.3 4.2.1 4.2.2 4.2.3 4.2.5 4.3.1 4.3.2 4.4.1 4.4.2 4.4.5"
+SECTIONS = "4.1.1 4.1.2 4.1.3 4.2.1 4.2.2 4.2.3 4.2.5 4.3.1 4.3.2 4.4.1 4.4.2 4.4.3 4.4.4 4.4.5"
 KINDS = {"router": "routers", "policy": "policies", "composition": "compositions",
          "aggregator": "aggregators"}  # fmt: skip
 
