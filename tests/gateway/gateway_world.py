@@ -17,7 +17,8 @@ from coterie.gateway.retries import Deadline
 from coterie.gateway.upstream import HttpUpstream, Outgoing, Timeouts
 from coterie.gateway.wire import Fields, decode_fields
 
-TIMES = Timeouts(connect=0.5, first=0.2, stall=0.15, whole=0.2)
+PATIENT = Timeouts(connect=5, first=5, stall=5, whole=5)
+HASTY = Timeouts(connect=5, first=0.25, stall=0.15, whole=0.25)  # where something is to hang
 ALL = " ".join(WORDS) + " "
 THREE = "one two three "
 USED = Tokens(7, 10)
@@ -63,13 +64,14 @@ async def carry_out(
     result: Outcome,
     owner: Attempts | None = None,
     seconds: float = 5.0,
+    times: Timeouts = PATIENT,
     **settings: Any,
 ) -> None:
     async with AsyncExitStack() as stack:
         upstreams = []
         for model in models:
             address = "http://127.0.0.1:9/v1" if model == "refused" else url
-            upstream = HttpUpstream(OpenAIExpert(model, address, model), TIMES, **settings)
+            upstream = HttpUpstream(OpenAIExpert(model, address, model), times, **settings)
             stack.push_async_callback(upstream.close)
             upstreams.append(upstream)
         owner = owner or Attempts(draw=lambda: 0.0)

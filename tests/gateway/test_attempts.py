@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from fault_upstream import FaultUpstream
-from gateway_world import ALL, USED, Outcome, ask, carry_out, outgoing, run
+from gateway_world import ALL, HASTY, USED, Outcome, ask, carry_out, outgoing, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -236,6 +236,15 @@ def test_no_more_calls_run_at_once_than_there_are_slots() -> None:
     assert (a.calls, a.most) == (20, 3)
 
 
+def test_slots_follow_the_settings_and_the_breaker_outlives_them() -> None:
+    owner = Attempts()
+    serve(Script("a", fails("timeout_first"), slots=1), owner=owner)
+    for _ in range(4):
+        serve(Script("a", fails("timeout_first"), slots=7), owner=owner)
+    assert owner.deployments["a"].slots.size == 7
+    assert owner.deployments["a"].breaker.state == "open"
+
+
 def test_a_queue_that_is_full_turns_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("coterie.gateway.attempts.QUEUE", 2)
     a = Script("a", after(0.05), slots=1)
@@ -297,7 +306,7 @@ RESTART = AttemptOptions(midstream="restart")
 
 
 def test_a_stream_that_only_thought_goes_on_elsewhere() -> None:
-    result = ask("thinks-then-hangs", "ok", options=RESTART)
+    result = ask("thinks-then-hangs", "ok", options=RESTART, times=HASTY)
     assert (result.kind, result.text, result.expert) == ("", ALL, "ok")
     assert [attempt.kind for attempt in result.attempts] == ["stall", ""]
     assert result.attempts[0].tokens == Tokens(10, 1, estimated=True)
@@ -317,7 +326,7 @@ def test_a_stream_that_said_something_goes_on_elsewhere_on_demand() -> None:
 
 
 def test_nothing_goes_on_elsewhere_by_default() -> None:
-    assert ask("thinks-then-hangs", "ok").asked == ["thinks-then-hangs"]
+    assert ask("thinks-then-hangs", "ok", times=HASTY).asked == ["thinks-then-hangs"]
 
 
 HEDGE = AttemptOptions(hedge=0.02)
@@ -468,3 +477,17 @@ def test_slots_are_never_lost(times: list[tuple[float, float]]) -> None:
 
     asyncio.run(main())
     assert (slots.running, slots.waiting) == (0, 0)
+
+
+def test_a_slot_that_comes_to_one_who_leaves_is_not_lost() -> None:
+    async def main() -> None:
+        slots = Slots(1, 5)
+        assert slots.take_now()
+        waiter = asyncio.ensure_future(slots.take(5))
+        await asyncio.sleep(0)
+        slots.give()
+        waiter.cancel()
+        await asyncio.wait([waiter])
+        assert (slots.running, slots.waiting) == (0, 0)
+
+    asyncio.run(main())

@@ -6,7 +6,19 @@ from typing import Any
 
 import pytest
 from fault_upstream import CALLS, TOOLS, FaultUpstream
-from gateway_world import ALL, GUESSED, THREE, USED, Outcome, ask, carry_out, outgoing, run
+from gateway_world import (
+    ALL,
+    GUESSED,
+    HASTY,
+    PATIENT,
+    THREE,
+    USED,
+    Outcome,
+    ask,
+    carry_out,
+    outgoing,
+    run,
+)
 
 from coterie.experts.openai import OpenAIExpert
 from coterie.gateway.attempts import AttemptOptions
@@ -102,7 +114,8 @@ BAD = [
 def test_a_failure_before_the_answer_keeps_its_status(
     model: str, stream: bool, kind: str, status: int, requests: int
 ) -> None:
-    result = ask(model, stream=stream, largest=1 << 20)
+    times = HASTY if kind == "timeout_first" else PATIENT
+    result = ask(model, stream=stream, largest=1 << 20, times=times)
     assert (result.kind, result.status, result.late) == (kind, status, False)
     assert len(result.log) == requests
     assert result.body == b""
@@ -121,7 +134,7 @@ LATE = [
 
 @pytest.mark.parametrize(("model", "kind"), LATE)
 def test_a_stream_that_breaks_is_never_a_success(model: str, kind: str) -> None:
-    result = ask(model)
+    result = ask(model, times=HASTY if kind == "stall" else PATIENT)
     assert (result.kind, result.late, result.text) == (kind, True, THREE)
     assert [attempt.kind for attempt in result.attempts] == [kind]
     assert result.billed == Tokens(10, 4, estimated=True)
@@ -129,7 +142,7 @@ def test_a_stream_that_breaks_is_never_a_success(model: str, kind: str) -> None:
 
 @pytest.mark.parametrize("model", ["hang", "hang-after-headers", "hang-mid-stream", "slow-drip"])
 def test_an_upstream_that_is_given_up_is_told(model: str) -> None:
-    result = ask(model, stream=model != "slow-drip")
+    result = ask(model, stream=model != "slow-drip", times=HASTY)
     assert result.log[0].left
 
 
@@ -153,7 +166,8 @@ def test_an_upstream_that_is_given_up_is_told(model: str) -> None:
     ],
 )
 def test_another_expert_answers_instead(model: str, stream: bool) -> None:
-    result = ask(model, "ok", stream=stream, largest=1 << 20)
+    times = HASTY if model == "hang" else PATIENT
+    result = ask(model, "ok", stream=stream, times=times)
     assert (result.kind, result.text, result.expert) == ("", ALL, "ok")
     assert result.attempts[-1].expert == "ok"
     assert result.asked.count(model) <= 2

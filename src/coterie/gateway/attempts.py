@@ -68,7 +68,14 @@ class Deployment:
         self.name = upstream.name
         self.breaker = Breaker(clock, draw)
         self.budget = RetryBudget()
-        self.slots = Slots(getattr(upstream, "slots", None), QUEUE)
+        self.slots = Slots(None, QUEUE)
+        self.limit: RateLimit | None = None
+        self.adopt(upstream)
+
+    def adopt(self, upstream: Upstream) -> None:
+        """Take over the settings of an expert, which a reload may have changed."""
+        self.upstream = upstream
+        self.slots.size = getattr(upstream, "slots", None)
         limit: RateLimit | None = getattr(upstream, "limit", None)
         limited = limit is not None and (limit.requests.limit or limit.tokens.limit)
         self.limit = limit if limited else None
@@ -89,6 +96,8 @@ class Attempts:
         known = self.deployments.get(upstream.name)
         if known is None:
             known = self.deployments[upstream.name] = Deployment(upstream, self.clock, self.draw)
+        elif known.upstream is not upstream:
+            known.adopt(upstream)
         return known
 
     async def serve(

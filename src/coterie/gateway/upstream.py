@@ -110,7 +110,7 @@ class HttpUpstream:
         except FAULTS as error:
             raise UpstreamError(self._told(error, "reset")) from None
         try:
-            if response.status != 200 or "Content-Encoding" in response.headers:
+            if response.status != 200 or _is_packed(response):
                 raise UpstreamError(await self._refusal(response, key))
             return await (self._stream if out.stream else self._whole)(out, response, key, deadline)
         except FAULTS as error:
@@ -268,6 +268,10 @@ class HttpUpstream:
 def _head(body: bytes) -> bytes:
     """The first byte that is no white space."""
     return body[:1].strip() or body.lstrip()[:1]
+
+
+def _is_packed(response: aiohttp.ClientResponse) -> bool:
+    return response.headers.get("Content-Encoding", "identity") != "identity"
 
 
 def _with_usage(options: msgspec.Raw | None) -> msgspec.Raw:
