@@ -98,7 +98,7 @@ class Store:
     @contextlib.contextmanager
     def outage(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         """While it lasts nothing can be written: another process holds the file, or no server."""
-        monkeypatch.setattr("coterie.gateway.ledger.RETRY_SECONDS", 0.05)
+        monkeypatch.setattr("coterie.gateway.ledger_writer.RETRY_SECONDS", 0.05)
         if self.schema:
             server = postgres()
             if isinstance(server, str) or "DATABASE_URL" in os.environ:

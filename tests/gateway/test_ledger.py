@@ -248,6 +248,44 @@ def test_a_row_that_the_store_refuses_costs_nobody_else_theirs(ledger: Ledger) -
     asyncio.run(main())
 
 
+def test_an_entry_that_cannot_be_encoded_is_logged_without_its_evidence(ledger: Ledger) -> None:
+    async def main() -> None:
+        odd = request(key="k", cost=2.0, evidence={"odd": object()})
+        ledger.write(odd)
+        found = await ledger.entry(odd.id)
+        assert found is not None
+        assert (found.cost, found.evidence) == (2.0, {})
+        assert "evidence left out" in found.error
+
+    asyncio.run(main())
+
+
+def test_numbers_that_are_none_cost_nothing_but_themselves(ledger: Ledger) -> None:
+    async def main() -> None:
+        nan = float("nan")
+        odd = request(
+            key="k", cost=nan, latency=nan, quality=nan, attempts=[Attempt("a", cost=nan)]
+        )
+        ledger.write(odd)
+        found = await ledger.entry(odd.id)
+        assert found is not None
+        assert (found.cost, found.quality, found.attempts) == (0.0, None, [Attempt("a")])
+        assert [row.cost for row in await ledger.spend("key")] == [0.0]
+
+    asyncio.run(main())
+
+
+def test_what_the_store_refuses_is_put_aside(store: Store) -> None:
+    with store.open() as ledger:
+        ledger.write(request(status=10**30, key="odd"))
+    assert b"odd" in (store.folder / "spool.rejected").read_bytes()
+
+
+def test_only_its_owner_reads_the_file(tmp_path: Path) -> None:
+    open_ledger(tmp_path / "ledger").close()
+    assert (tmp_path / "ledger").stat().st_mode & 0o077 == 0
+
+
 def test_a_key_is_stored_without_its_secret(store: Store) -> None:
     async def main() -> None:
         key, secret = make_key("one")

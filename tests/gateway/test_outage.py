@@ -11,7 +11,8 @@ from ledger_world import Store
 from coterie.gateway.accounts import Accounts
 from coterie.gateway.entries import Entry, new_id
 from coterie.gateway.keys import make_key
-from coterie.gateway.ledger import Ledger, StoreDown, open_ledger
+from coterie.gateway.ledger import Ledger, open_ledger
+from coterie.gateway.ledger_writer import StoreDown
 from coterie.gateway.wire import ApiError
 
 
@@ -107,6 +108,8 @@ def test_closed_refuses_while_the_store_is_down(
                     with pytest.raises(ApiError) as error:
                         await accounts.reserve(key, 1.0, 1)
                     assert error.value.status == 503
+                with pytest.raises(ApiError):  # not even where a lease has enough left
+                    await accounts.reserve(key, 0.0, 1)
                 held.settle(0.5, 1)  # what was under way is recorded
             await recovery(ledger)
             assert [b.settled for b in await ledger.balances()] == [0.5]

@@ -2,7 +2,7 @@
 
 Budgets and limits are taken from the ledger in leases (see ``allowances``), so that a request is
 let in from memory alone, however many replicas share them, and a killed process cannot have spent
-more than it had leased.
+more than it had leased. Minutes, days and months are those of the calendar, in UTC.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Literal, TypeAlias
 from coterie.gateway.allowances import Allowance, Terms, period_at
 from coterie.gateway.entries import Key, Team, new_id
 from coterie.gateway.keys import find_key
-from coterie.gateway.ledger import Ledger, StoreDown
+from coterie.gateway.ledger import Ledger
+from coterie.gateway.ledger_writer import StoreDown
 from coterie.gateway.wire import ApiError, Headers, overloaded
 
 TEND_SECONDS = 1.0  # between two looks at changed keys and idle leases
@@ -148,13 +149,14 @@ class Accounts:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(TEND_SECONDS)
-            with contextlib.suppress(StoreDown):
+            with contextlib.suppress(Exception):  # the next second tries again
                 await self.tend()
 
     async def tend(self) -> None:
         """Read changed keys, give a sign of life, return leases that nobody uses."""
-        now = self._clock()
-        self.ledger.seen(self.holder, time.time())
+        now, ended = self._clock(), False
+        if self._allowances and self.ledger.reachable:
+            self.ledger.seen(self.holder, time.time())
         await self.refresh()
         for place, allowance in [*self._allowances.items()]:
             over = allowance.until <= now
@@ -163,8 +165,9 @@ class Accounts:
                 await allowance.give_back()
             if over and not allowance.held:
                 del self._allowances[place]
-                if minute:
-                    await self.ledger.forget_leases(now)
+                ended = ended or minute
+        if ended:
+            await self.ledger.forget_leases(now)
 
     async def refresh(self) -> None:
         """Read keys and teams where any has changed; raises StoreDown."""

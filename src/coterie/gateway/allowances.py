@@ -13,8 +13,9 @@ import time
 from calendar import timegm
 from dataclasses import dataclass
 
-from coterie.gateway.ledger import Ledger, StoreDown
+from coterie.gateway.ledger import Ledger
 from coterie.gateway.ledger_sql import Settled
+from coterie.gateway.ledger_writer import StoreDown
 
 LEASE_SECONDS = 3.0  # that a lease may take before the store counts as down
 REFUSED_SECONDS = 0.25  # for which a refusal is not asked for again

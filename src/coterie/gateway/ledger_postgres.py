@@ -7,7 +7,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from coterie.errors import ArtifactError, CoterieError
 from coterie.gateway import ledger_sql as sql
-from coterie.gateway.ledger import Connection, Ledger
+from coterie.gateway.ledger import Ledger
+from coterie.gateway.ledger_writer import Connection
 from coterie.gateway.spool import Spool
 
 TYPES = {"blob": "BYTEA", "real": "DOUBLE PRECISION", "whole": "BIGINT", "id": 'TEXT COLLATE "C"'}

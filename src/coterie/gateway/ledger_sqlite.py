@@ -7,11 +7,12 @@ from pathlib import Path
 
 from coterie.errors import ArtifactError
 from coterie.gateway import ledger_sql as sql
-from coterie.gateway.ledger import Connection, Ledger
+from coterie.gateway.ledger import Ledger
+from coterie.gateway.ledger_writer import Connection
 from coterie.gateway.spool import Spool
 
 APPLICATION = 0x636F6C67  # "colg": marks the file as ours
-WAIT = 5.0  # seconds for another process's transaction
+WAIT = 2.0  # seconds for another process's transaction
 TYPES = {"blob": "BLOB", "real": "REAL", "whole": "INTEGER", "id": "TEXT"}
 
 
@@ -29,6 +30,7 @@ class SqliteLedger(Ledger):
         self.path = str(path)
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
+            Path(path).touch(mode=0o600)  # what was asked is nobody else's business
             super().__init__(spool or Spool(f"{path}.spool"))
         except (sqlite3.DatabaseError, OSError) as error:
             message = f"damaged or no ledger ({error}); choose another file"
