@@ -118,6 +118,21 @@ def test_closed_refuses_while_the_store_is_down(
     asyncio.run(main())
 
 
+def test_many_who_ask_a_store_that_is_down_do_not_wait_for_each_other(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        with store.open() as ledger, store.outage(monkeypatch):
+            monkeypatch.setattr("coterie.gateway.ledger_writer.RETRY_SECONDS", 60.0)
+            start = time.monotonic()
+            asked = [ledger.lease("a", "total", "h", 1.0, 9.0) for _ in range(200)]
+            answers = await asyncio.gather(*asked, return_exceptions=True)
+            assert {type(answer) for answer in answers} == {StoreDown}
+            assert time.monotonic() - start < 5  # one by one it would be 200 x 50 ms, or more
+
+    asyncio.run(main())
+
+
 def test_open_lets_requests_in_and_records_later_what_they_spent(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

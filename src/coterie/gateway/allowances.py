@@ -84,7 +84,7 @@ class Allowance:
         self.used = now
         if self.left < amount and self.terms.unit != "slots" and not self._busy():
             rest = self.terms.cap - self.total
-            if amount * PLENTY < rest < math.inf:
+            if amount * PLENTY < rest < math.inf and self._ledger.reachable:
                 self._ask(amount)
 
     def settle(self, reserved: float, used: float) -> None:

@@ -49,6 +49,8 @@ class SqliteLedger(Ledger):
     def _migrate(self, db: Connection) -> None:
         if self._number(db, "SELECT count(*) FROM sqlite_master"):
             self._check_ours(db)
+            if self._number(db, "PRAGMA user_version") == len(sql.MIGRATIONS):
+                return
         db.execute("PRAGMA journal_mode=WAL")
         self._begin(db)
         done = self._number(db, "PRAGMA user_version")

@@ -130,10 +130,12 @@ class Writing(Closing):
         if not job.answer.set_running_or_notify_cancel():
             return
         try:
+            if job.work is not None and self._resting():  # or a queue of jobs would wait in turn
+                raise StoreDown("the ledger's store cannot be reached")
             done = None if job.work is None else self._links["writer"].run(job.work, self.down)
             job.answer.set_result(done)
         except Exception as error:
-            if isinstance(error, StoreDown):
+            if isinstance(error, StoreDown) and not self._resting():
                 self._note_down()
             job.answer.set_exception(error)
 
@@ -144,7 +146,7 @@ class Writing(Closing):
         """
         rows = [self._rows.popleft() for _ in range(len(self._rows))]
         written = 0
-        if not self.reachable and time.monotonic() < self._retry:
+        if self._resting():
             return self._keep(rows)
         try:
             if not self.reachable:
@@ -158,6 +160,10 @@ class Writing(Closing):
         except Exception:  # this thread must not end: rows would wait in memory for ever
             self._note_down()
             self._keep(rows[written:])
+
+    def _resting(self) -> bool:
+        """Whether the store is down and was tried a moment ago."""
+        return not self.reachable and time.monotonic() < self._retry
 
     def _note_down(self) -> None:
         self.reachable, self._retry = False, time.monotonic() + RETRY_SECONDS
