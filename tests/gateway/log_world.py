@@ -34,18 +34,18 @@ def chance(text: str, expert: str) -> float:
     return 0.9 if able[expert] else 0.2
 
 
-def entry(number: int, text: str, asked: str, propensity: float, **more: Any) -> Entry:
+def entry(number: int, text: str, chosen: str, propensity: float, **more: Any) -> Entry:
     at = START + 60.0 * number
     settings: dict[str, Any] = {
         "policy": "auto",
-        "decided": asked,
-        "expert": asked,
+        "decided": chosen,
+        "expert": chosen,
         "propensity": propensity,
         "explored": propensity < 0.5,
         "candidates": [Candidate(name, 0.5, 0.1, COST[name]) for name in POOL],
-        "attempts": [Attempt(asked, seconds=0.5, tokens=Tokens(10, 5), cost=COST[asked])],
+        "attempts": [Attempt(chosen, seconds=0.5, tokens=Tokens(10, 5), cost=COST[chosen])],
         "tokens": Tokens(10, 5),
-        "cost": COST[asked],
+        "cost": COST[chosen],
         "latency": 0.6,
         "content": {"messages": [{"role": "user", "content": text}]},
     }

@@ -12,6 +12,7 @@ import coterie.cli.scaling
 import coterie.cli.simulating
 import coterie.cli.keys
 import coterie.cli.log
+import coterie.cli.explaining
 from coterie.cli.base import app, main
 
 __all__ = ["app", "main"]

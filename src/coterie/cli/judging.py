@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def evaluate(
-    records: Annotated[str, typer.Argument(help="Folder of records.")],
+    records: Annotated[str, typer.Argument(help="Folder of records.")] = "",
     routers: Annotated[
         str,
         typer.Option(help="Routers, like 'knn(k=50),linear' or module:Attr; 'all' for every one."),
@@ -71,6 +72,32 @@ def evaluate(
     robustness: Annotated[
         bool, typer.Option("--robustness", help="Also perturb the questions and count flips.")
     ] = False,
+    off_policy: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of RECORDS, a gateway's log: its store, or what 'log export' wrote. "
+            "Estimates what --router would have earned on it."
+        ),
+    ] = None,
+    router: Annotated[
+        Path | None, typer.Option(help="With --off-policy: folder written by 'coterie fit'.")
+    ] = None,
+    willingness_to_pay: Annotated[
+        float | None,
+        typer.Option(
+            "--willingness-to-pay", "-w", help="With --off-policy: what a score of 1 is worth."
+        ),
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(help="With --off-policy: a time ago like 7d, or a date.")
+    ] = None,
+    overlap_only: Annotated[
+        bool,
+        typer.Option(
+            "--overlap-only",
+            help="With --off-policy: judge only requests on which the log's choice was open.",
+        ),
+    ] = False,
 ) -> None:
     """Judge routers by cross-validation against best single, votes, tables and oracles.
 
@@ -80,11 +107,16 @@ def evaluate(
     Where every question compares two of several experts, rankings are judged instead: log loss
     and accuracy on held-out battles, against one Bradley-Terry ranking for all questions.
 
+    With --off-policy LOG --router FOLDER: what that router would have earned on logged traffic, by
+    IPS, SNIPS and doubly robust estimates; refused where the log left nothing to chance.
+
     Example: coterie evaluate records --routers knn,linear --group-by category --json panel.json
     """
     from rich.console import Console
 
     from coterie.answers import extractor
+    from coterie.cli.rerouting import judge_log
+    from coterie.errors import CoterieError
     from coterie.files import replace_file
     from coterie.panel import judge
     from coterie.panel.battles import is_pairwise
@@ -94,6 +126,13 @@ def evaluate(
     from coterie.panel.values import check_group
     from coterie.records import Records
 
+    if off_policy is not None:
+        if records:
+            raise CoterieError(f"--off-policy judges a log, not records; leave {records} out")
+        judge_log(off_policy, router, willingness_to_pay, since, overlap_only, to_json)
+        return
+    if not records:
+        raise CoterieError("name a folder of RECORDS, or a gateway's log with --off-policy")
     check_group(group_by)
     _check_report(to_report, records, to_json)
     entrants, default = make_entrants(routers, policies, encoder, extractor(extract))
@@ -203,8 +242,6 @@ def _held_out(
 
 def _check_report(report: str | None, records: str, to_json: str | None) -> None:
     """Raise CoterieError where a file would overwrite an input or the other, or is none."""
-    from pathlib import Path
-
     from coterie.errors import CoterieError
 
     if to_json is not None:

@@ -49,7 +49,7 @@ def with_ledger(
     from coterie.errors import CoterieError
     from coterie.gateway.ledger import open_ledger
 
-    place = store or _store_of(pool)
+    place = store or store_of(pool)
     if not make and "://" not in place and not Path(place).exists():
         hint = "name it with --store, or make a key first: coterie keys create NAME"
         raise CoterieError(f"there is no ledger {place}; {hint}")
@@ -61,8 +61,13 @@ def with_ledger(
         return asyncio.run(run())
 
 
+<<<<<<< HEAD
 def _store_of(pool: str | None) -> str:
     """The store of a pool file, beside which a relative one lies."""
+=======
+def store_of(pool: str | None) -> str:
+    """The store that the pool file names, or the default."""
+>>>>>>> de1228d (coterie log export, evaluate --off-policy and why: learn from served traffic, judge another router on it, explain a decision)
     from coterie.config import read_config
 
     if pool is None:

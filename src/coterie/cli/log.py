@@ -1,13 +1,22 @@
-"""Commands on the gateway's log: spend, tail."""
+"""Commands on the gateway's log: spend, tail, export."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coterie.cli.base import JsonOption, app, show
-from coterie.cli.keys import PoolOption, StoreOption, aligned, moment, plain, with_ledger
+from coterie.cli.base import JsonOption, app, check_records, show
+from coterie.cli.keys import (
+    PoolOption,
+    StoreOption,
+    aligned,
+    moment,
+    plain,
+    store_of,
+    with_ledger,
+)
 
 if TYPE_CHECKING:
     from coterie.gateway.entries import Entry
@@ -114,3 +123,54 @@ def _line(entry: Entry) -> str:
         f"{tokens} tokens {entry.cost:.6g} {entry.latency:.3f}s {entry.error}"
     )
     return plain(text).rstrip()
+
+
+@log_app.command("export")
+def export_log(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the records.")],
+    since: Annotated[
+        str | None, typer.Option(help="A time ago like 12h or 7d, or a date; all by default.")
+    ] = None,
+    key: Annotated[str, typer.Option(help="Only requests of this key: its name or id.")] = "",
+    team: Annotated[str, typer.Option(help="Only requests of this team.")] = "",
+    store: StoreOption = None,
+    pool: PoolOption = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace the records that --output holds.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn requests with feedback into records to learn from, and decisions to judge routers by.
+
+    OUTPUT is a folder of records; beside it OUTPUT.vectors.npz has the queries' embeddings and
+    OUTPUT.log.jsonl every decision with its propensity, without keys and sessions, for evaluate
+    --off-policy. Texts go along only where the gateway logs content.
+
+    Example: coterie log export -o records --since 7d --team red
+    """
+    from coterie.gateway.exporting import read_log, write_log
+
+    check_records(output, replace)
+    start = 0.0 if since is None else moment(since, -1, "since")
+    log = read_log(store or store_of(pool), since=start, key=key, team=team)
+    facts = write_log(log, output)
+    show({**facts, "path": str(output)}, as_json, "\n".join(_exported(facts, output)))
+
+
+def _exported(facts: dict[str, Any], output: Path) -> list[str]:
+    """What was written, and what is missing of it."""
+    records, texts = facts["records"], facts["texts"]
+    lines = [
+        f"{facts['requests']:,} requests, {facts['scored']:,} with a score: {records:,} records of "
+        f"{len(facts['experts'])} experts in {output}"
+    ]
+    if unfit := facts["scored"] - records:
+        lines.append(f"{unfit:,} scored requests have no one expert that answered: no records")
+    if missing := records - texts:
+        lines.append(
+            f"{missing:,} records have no text, as the gateway did not log content: 'coterie fit' "
+            "learns means from them and nothing about their queries"
+        )
+    made = facts["encoder"][:12] or "an encoder the log does not name"
+    lines.append(f"{facts['vectors']:,} vectors by {made} in {output}.vectors.npz")
+    return [*lines, f"decisions for 'coterie evaluate --off-policy' in {output}.log.jsonl"]
