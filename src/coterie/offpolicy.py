@@ -28,7 +28,7 @@ from coterie.types import Decision, FloatArray, IntArray
 
 NORMAL = 1.959964  # half the width of a 95 % interval, in standard errors
 CERTAIN = 1 - 1e-9
-FEW = 100  # effective requests below which intervals were seen to hold less than 90 %
+FEW = 30  # effective requests below which an interval is not to be trusted
 FOLDS = 5
 IPS, CLIPPED, SNIPS = "ips", "clipped ips", "snips"
 DIRECT, ROBUST = "direct", "doubly robust"
@@ -133,11 +133,11 @@ class Value(NamedTuple):
 class Comparison:
     """What the target policy is worth by each estimator, beside the policy that was logged.
 
-    The direct method has no interval: how wrong its model is, no log tells. ``difference`` is the
-    doubly robust value less the logged policy's, paired by request;
-    ``effective`` how many requests the weights are worth, (sum w)^2 / sum w^2; ``mean_weight``
-    is 1 but for chance where the propensities are right; ``agreement`` the share of requests on
-    which the target does what was done.
+    Two have no interval: how wrong the model of the direct method is, and how much truncation cut
+    off, no log tells. ``difference`` is the doubly robust value less the logged policy's, paired
+    by request; ``effective`` how many requests the weights are worth, (sum w)^2 / sum w^2;
+    ``mean_weight`` is 1 but for chance where the propensities are right; ``agreement`` the share of
+    requests on which the target does what was done.
     """
 
     requests: int
@@ -161,8 +161,8 @@ class Comparison:
         found = []
         if self.effective < FEW:
             found.append(
-                f"the weights are worth {self.effective:.0f} requests only: intervals are too "
-                "narrow"
+                f"the weights are worth {self.effective:.0f} requests only: do not trust the "
+                "intervals"
             )
         if not self.mean_weight.low <= 1 <= self.mean_weight.high:
             found.append(
@@ -200,10 +200,11 @@ def compare(
     weight = _weights(log, target)
     reward = np.where(log.scored, log.reward, 0.0)
     cut = math.sqrt(len(log)) if clip is None else clip
+    unseen = _surprise(weight, log.reward)
     values = {
-        IPS: _mean(weight * reward),
-        CLIPPED: _mean(np.minimum(weight, cut) * reward),
-        SNIPS: _ratio(weight, reward),
+        IPS: _mean(weight * reward, unseen),
+        CLIPPED: _mean(np.minimum(weight, cut) * reward)._replace(low=math.nan, high=math.nan),
+        SNIPS: _ratio(weight, reward, unseen),
     }
     robust: FloatArray = np.empty(0)
     models = {(DIRECT, ROBUST): cross_fitted(log, seed), (OWN, ROBUST_OWN): log.predicted}
@@ -212,7 +213,7 @@ def compare(
             plain = (target * model).sum(axis=1)
             each = plain + weight * (reward - model[rows, log.chosen])
             alone = Value(float(plain.mean()), math.nan, math.nan, math.nan)
-            values |= {direct: alone, corrected: _mean(each)}
+            values |= {direct: alone, corrected: _mean(each, unseen)}
             robust = each if corrected == ROBUST else robust
     own = np.where(log.scored, reward / log.rates[log.chosen], 0.0)
     return Comparison(
@@ -224,7 +225,7 @@ def compare(
         agreement=float(target[rows, log.chosen].mean()),
         values=values,
         logged=_mean(own),
-        difference=_mean(robust - own),
+        difference=_mean(robust - own, unseen),
     )
 
 
@@ -314,20 +315,33 @@ def _require_overlap(log: Logged, target: FloatArray) -> None:
         )
 
 
-def _mean(each: FloatArray) -> Value:
+def _surprise(weight: FloatArray, reward: FloatArray) -> float:
+    """What one more request of typical weight would shift a mean of weighted rewards by, at worst.
+
+    Where almost all rewards are alike, the few that are not may all have been missed, and the
+    sample says nothing of it: without this, intervals at 30 effective requests held 28 to 65 %.
+    """
+    if not weight.any():
+        return math.inf
+    span = max(1.0, float(np.nanmax(reward) - np.nanmin(reward)))  # scores are in [0, 1]
+    return span * float(np.square(weight).sum() / weight.sum()) / len(weight)
+
+
+def _mean(each: FloatArray, unseen: float = 0.0) -> Value:
     """The mean of the requests' contributions."""
     count = len(each)
     error = float(each.std(ddof=1) / math.sqrt(count)) if count > 1 else math.inf
-    return _value(float(each.mean()), error)
+    return _value(float(each.mean()), math.hypot(error, unseen))
 
 
-def _ratio(weight: FloatArray, reward: FloatArray) -> Value:
+def _ratio(weight: FloatArray, reward: FloatArray, unseen: float) -> Value:
     """The weighted mean of the rewards, its error by the delta method."""
     total = float(weight.sum())
     if total == 0:
         return Value(math.nan, math.nan, math.nan, math.nan)
     value = float(weight @ reward) / total
-    return _value(value, float(np.sqrt(np.square(weight * (reward - value)).sum())) / total)
+    error = float(np.sqrt(np.square(weight * (reward - value)).sum()))
+    return _value(value, math.hypot(error, unseen * len(weight)) / total)
 
 
 def _plain(value: Value) -> dict[str, float | None]:

@@ -105,7 +105,7 @@ def test_the_table_says_in_words_whether_a_difference_is_shown(place: Path) -> N
     assert "more a request than what was done [+" in text
     assert json.loads(Path("out.json").read_text())["shown"] is True
     done("evaluate", "--off-policy", "served", "--router", "same", "-w", "100")
-    write_log(traffic(60), "few")
+    write_log(traffic(25), "few")
     text = done("evaluate", "--off-policy", "few", "--router", "same")
     assert "no difference shown" in text
     assert "doubtful: the weights are worth" in text

@@ -61,13 +61,8 @@ def with_ledger(
         return asyncio.run(run())
 
 
-<<<<<<< HEAD
-def _store_of(pool: str | None) -> str:
-    """The store of a pool file, beside which a relative one lies."""
-=======
 def store_of(pool: str | None) -> str:
-    """The store that the pool file names, or the default."""
->>>>>>> de1228d (coterie log export, evaluate --off-policy and why: learn from served traffic, judge another router on it, explain a decision)
+    """The store of a pool file, beside which a relative one lies; the default without one."""
     from coterie.config import read_config
 
     if pool is None:

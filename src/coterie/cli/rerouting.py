@@ -82,9 +82,9 @@ def _page(found: Comparison, seen: Rerouted, worth: float) -> Iterator[str]:
 
 
 def _cells(value: Value) -> tuple[str, str, str]:
-    if not math.isfinite(value.error):
-        return f"{value.value:.4f}", "unknown", ""
-    return f"{value.value:.4f}", f"{value.low:.4f} .. {value.high:.4f}", f"{value.error:.4f}"
+    error = f"{value.error:.4f}" if math.isfinite(value.error) else ""
+    known = math.isfinite(value.low)
+    return f"{value.value:.4f}", f"{value.low:.4f} .. {value.high:.4f}" if known else "", error
 
 
 def _table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
