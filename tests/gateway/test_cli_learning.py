@@ -80,6 +80,7 @@ def test_an_export_says_what_is_missing(place: Path) -> None:
     text = done("log", "export", "-o", "served")
     assert "10 records have no text, as the gateway did not log content" in text
     assert "10 vectors by an encoder the log does not name in served.vectors.npz" in text
+    assert "10 of them have no text" in done("fit", "served", "-o", "r", "--router", "linear")
 
 
 def test_another_router_is_judged_on_the_store_and_on_its_export_alike(place: Path) -> None:

@@ -169,6 +169,8 @@ def fit(
         "calibration": vote,
     }
     lines = [f"{fitted.name} router on {len(data)} queries: {output}"]
+    if blank := sum(not query.text for query in data.queries):
+        lines.append(f"{blank} of them have no text: of these it learnt means, no differences")
     if tagged:
         lines.append("it reads skills from the annotator: answer needs --annotator too")
     if vote:
