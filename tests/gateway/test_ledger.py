@@ -3,6 +3,7 @@ import sqlite3
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from ledger_world import Store
 
@@ -256,6 +257,17 @@ def test_an_entry_that_cannot_be_encoded_is_logged_without_its_evidence(ledger: 
         assert found is not None
         assert (found.cost, found.evidence) == (2.0, {})
         assert "evidence left out" in found.error
+
+    asyncio.run(main())
+
+
+def test_evidence_may_hold_arrays(ledger: Ledger) -> None:
+    async def main() -> None:
+        entry = request(evidence={"scores": np.arange(3), "best": np.float32(0.5)})
+        ledger.write(entry)
+        found = await ledger.entry(entry.id)
+        assert found is not None
+        assert found.evidence == {"scores": [0, 1, 2], "best": 0.5}
 
     asyncio.run(main())
 

@@ -90,7 +90,16 @@ class Scored(msgspec.Struct, frozen=True):
 
 
 Row: TypeAlias = Entry | Settled | Session | State | Seen | Scored
-encode = msgspec.json.Encoder().encode
+
+
+def _native(value: Any) -> Any:
+    """Numbers and arrays of numpy, which evidence of a decision may hold, as Python's own."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise NotImplementedError(f"cannot be written: {type(value).__name__}")
+
+
+encode = msgspec.json.Encoder(enc_hook=_native).encode
 _decode_entry = msgspec.json.Decoder(Entry).decode
 decode_feedback = msgspec.json.Decoder(Feedback).decode
 decode_key = msgspec.json.Decoder(Key).decode
