@@ -258,7 +258,8 @@ def page(results: Sequence[dict[str, Any]]) -> str:
         "that a user must supply is not the same product as one that reads the text alone. The "
         "best row of several is picked on the held-out folds, so its figure is a little "
         "optimistic; the default `stack` is declared in advance. Where no encoder is named it is "
-        "the static one.",
+        "the static one. Bandits, pilot embeddings, cascades and other systems of the literature "
+        "are [judged apart](systems.md).",
         "",
         "## Targets",
         "",

@@ -310,25 +310,33 @@ def put(text: str, path: Path) -> None:
     replace_file(path, f"{before}<!-- results -->\n{text}<!-- /results -->{after}")
 
 
-def main() -> None:
+def options(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """What was asked for on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="folder of the collections")
-    parser.add_argument(
-        "--cache", type=Path, help="folder for MiniLM's vectors; without: no MiniLM"
-    )
+    parser.add_argument("--cache", type=Path, help="folder for MiniLM's vectors")
+    parser.add_argument("--dense", default="", help="collections that MiniLM searches as well")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     parser.add_argument("--page", type=Path, help="page to put the tables into")
     parser.add_argument("--embed", help="only fill the cache for this collection")
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(given)
+    chosen.dense = [name for name in chosen.dense.split(",") if name]
+    if (chosen.dense or chosen.embed) and chosen.cache is None:
+        parser.error("--dense and --embed need --cache")
+    return chosen
+
+
+def main() -> None:
+    chosen = options()
     collections = read(chosen.data)
     if chosen.embed:
         for c in collections:
             if c.name == chosen.embed:
                 Cached(chosen.cache)(c.documents)
         return
-    dense = [name for name in chosen.dense.split(",") if name]
-    records = outcomes(collections, chosen.cache, dense)
-    facts = {"schema": 1, "metric": f"nDCG@{K}", "folds": FOLDS, "pools": pools(records, dense)}
+    records = outcomes(collections, chosen.cache, chosen.dense)
+    found = pools(records, chosen.dense)
+    facts = {"schema": 1, "metric": f"nDCG@{K}", "folds": FOLDS, "pools": found}
     text = json.dumps(facts, indent=1) + "\n"
     if chosen.output:
         replace_file(chosen.output, text)

@@ -54,3 +54,10 @@ def test_tables_are_put_between_the_markers_of_the_page(retrieval: Any, tmp_path
     page.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n")
     retrieval.put("new\n", page)
     assert page.read_text() == "before\n<!-- results -->\nnew\n<!-- /results -->\nafter\n"
+
+
+def test_what_minilm_searches_is_named_and_needs_a_cache(retrieval: Any) -> None:
+    chosen = retrieval.options(["data", "--cache", "vectors", "--dense", "cacm,cisi"])
+    assert (chosen.dense, chosen.cache) == (["cacm", "cisi"], Path("vectors"))
+    with pytest.raises(SystemExit):
+        retrieval.options(["data", "--dense", "cacm"])
