@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import psutil
 from gateway_load import Load, prompt, send
+from threadpoolctl import threadpool_limits
 
 from coterie.features import LexicalEncoder
 from coterie.files import replace_file
@@ -207,6 +208,7 @@ def decision(folder: Path) -> dict[str, float]:
     from coterie.gateway.asked import read_asked
     from coterie.gateway.building import load_router_of, routing_alone
 
+    threadpool_limits(1, "blas")  # as the server does
     config = read_config(folder / "pool.toml")
     routing = routing_alone(config, load_router_of(config, None, None))
     draw, took = random.Random(3), []

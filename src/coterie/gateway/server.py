@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import uvicorn
+from threadpoolctl import threadpool_limits
 
 from coterie.errors import CoterieError
 from coterie.gateway.app import App
@@ -37,6 +38,7 @@ async def serve(
     not be bound as configured.
     """
     settings = gateway.settings
+    threadpool_limits(1, "blas")  # a request's vectors are short: threads cost more than they save
     await gateway.accounts.start()
     try:
         await check_binding(gateway)
