@@ -44,6 +44,7 @@ ROUTERS: dict[str, MakeRouter] = {
 }
 NAMES_ONE = "its estimates go by the name of an expert, not by scores"
 DRAWS = "its estimates are drawn by position, not learnt from scores"
+PACKAGES = {"agent-graph": "torch_geometric"}  # what a router needs from an extra
 READS_ANSWERS = "it learns from answers of at least three experts, not from scores"
 EXEMPT = {
     ("random", "check_order_of_experts_does_not_matter"): DRAWS,
@@ -62,7 +63,6 @@ MERGING: dict[str, Composition] = {
 }
 SCORER = learn_scorer(make_records(24), arrow)[0]
 NEEDS: dict[str, dict[str, Any]] = {  # settings that a composition cannot do without
-    "cascade-executed": {"runner": "generalist"},
     "cascade-routing": {"scorer": SCORER},
     "cascade-scored": {"scorer": SCORER},
 }
@@ -80,6 +80,8 @@ COMPOSITIONS: dict[str, Composition] = {
 def test_a_router_keeps_its_promise(check: Callable[[MakeRouter], None], name: str) -> None:
     if reason := EXEMPT.get((name, check.__name__)):
         pytest.skip(reason)
+    if name in PACKAGES:
+        pytest.importorskip(PACKAGES[name], reason="its extra is not installed")
     check(ROUTERS[name])
 
 

@@ -40,11 +40,12 @@ RECORDS = make_records(24)
 
 def noisy(seed: int) -> Records:
     generator = np.random.default_rng(seed)
-    return with_quality(
+    scored = with_quality(
         RECORDS,
         generator.integers(0, 2, (24, 4)),
         cost=generator.random((24, 4)),
     )
+    return replace(scored, texts=RECORDS.texts)
 
 
 ROUTERS: dict[str, Router] = {n: plugins.load("routers", n)() for n in plugins.names("routers")}
@@ -54,6 +55,8 @@ ROUTERS: dict[str, Router] = {n: plugins.load("routers", n)() for n in plugins.n
 @settings(max_examples=2, deadline=None)
 @given(seed=st.integers(0, 1000))
 def test_no_router_is_better_than_the_oracle(name: str, seed: int) -> None:
+    if name == "agent-graph":
+        pytest.importorskip("torch_geometric", reason="the extra graph is not installed")
     records = noisy(seed)
     estimates = ROUTERS[name].fit(records).predict(records.queries)
     decisions = Utility().decide(records.queries, estimates)
