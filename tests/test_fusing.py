@@ -85,7 +85,7 @@ def prefers(*order: str) -> Reply:
 def test_answers_are_compared_in_both_orders_and_the_best_are_fused() -> None:
     rounds, answer = held(RankAndFuse(top=2), prefers("cid", "ann", "bob"))
     assert [len(calls) for calls in rounds] == [3, 6, 1]
-    assert {(*c.options["choices"],) for c in rounds[1]} == {("A", "B")}
+    assert {(*c.options["one_of"],) for c in rounds[1]} == {("A", "B")}
     prompt = rounds[2][0].messages[0]["content"]
     assert "Model 1: cid\nModel 2: ann\n" in prompt
     assert answer.text == "fused"

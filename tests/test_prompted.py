@@ -64,7 +64,7 @@ def test_the_chooser_reads_descriptions_and_is_held_to_the_names() -> None:
     told = Prompted("Math", {"code": "Writes {programs}."})
     rounds, _ = converse(told, boss(""), POOL, QUERY)
     (call,) = rounds[0]
-    assert (call.expert, call.purpose, call.options["choices"]) == (
+    assert (call.expert, call.purpose, call.options["one_of"]) == (
         "Math",
         "route",
         [*POOL.experts],

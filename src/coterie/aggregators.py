@@ -6,11 +6,12 @@ weights of their experts. It returns one of the completions, or the call to make
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -184,7 +185,7 @@ class ByExpert:
             return nothing_usable(completions)
         prompt = self.prompt(query.text, [c.text for c in usable])
         messages = ({"role": "user", "content": prompt},)
-        return Call(self.expert, messages, "aggregate", {**query.options, "seed": seed})
+        return Call(self.expert, messages, "aggregate", {**query.params, "seed": seed})
 
     def prompt(self, question: str, texts: Sequence[str]) -> str:
         """The aggregation prompt for these candidate texts."""
@@ -192,6 +193,11 @@ class ByExpert:
         shown = [self.extract(text) if self.brief else text for text in said]
         answers = "\n".join(f"Model {i}: {text.strip()}" for i, text in enumerate(shown, start=1))
         return self.template.format(question=question, answers=answers)
+
+
+@functools.cache
+def _encoder(name: str) -> Any:
+    return plugins.load("encoders", name)()
 
 
 @dataclass(frozen=True)
@@ -215,9 +221,7 @@ class Agreeing:
             return nothing_usable(completions)
         if len(usable) < FEWEST:
             return usable[0]
-        vectors = plugins.load("encoders", self.encoder)().encode(
-            [self.extract(c.text) for c in usable]
-        )
+        vectors = _encoder(self.encoder).encode([self.extract(c.text) for c in usable])
         apart = truth_distances(pair_distances(np.asarray(vectors, float)))
         return usable[int(np.argmin(np.round(apart, 6)))]
 

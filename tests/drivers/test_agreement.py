@@ -12,8 +12,12 @@ from fakes import Fake, World, batch, decision, questions, recorded, records_of,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coterie.aggregators import ByExpert, Majority, Weighted
+from coterie.aggregators import Agreeing, ByExpert, Fusion, Majority, Weighted
 from coterie.compositions import Composition, ask, cascade, confident, recruit, single
+from coterie.compositions.mixture import Mixture
+from coterie.compositions.multi_round import Forward, MultiRound
+from coterie.compositions.prompted import Prompted
+from coterie.compositions.rank_and_fuse import RankAndFuse
 from coterie.drivers import live
 from coterie.drivers.batch import Progress, answer_all
 from coterie.drivers.replay import replay
@@ -61,6 +65,9 @@ COMPOSITIONS: dict[str, Composition] = {
     "careful cascade": partial(cascade, accept=confident(-0.3)),
     "majority": partial(recruit, aggregator=Majority()),
     "weighted": partial(recruit, aggregator=Weighted()),
+    "fusion": partial(recruit, aggregator=Fusion()),
+    "agreeing": partial(recruit, aggregator=Agreeing()),
+    "forwarded": MultiRound(Forward()),
 }
 
 
@@ -106,6 +113,30 @@ def test_live_stream_and_batch_agree_on_an_aggregating_expert(broken: str) -> No
     batched = plain(batch(queries, decisions, merge, experts).answers)
     assert plain(lively(queries, decisions, merge, experts)) == batched
     assert plain(streaming(queries, decisions, merge, experts)) == batched
+
+
+ASKING: dict[str, Composition] = {
+    "mixture": Mixture(),
+    "multi-round": MultiRound(rounds=2),
+    "prompted": Prompted(),
+    "rank and fuse": RankAndFuse(),
+}
+
+
+@pytest.mark.parametrize("name", ASKING)
+@pytest.mark.parametrize("silent", ["", "a", "c", "ab", "abc"])
+def test_live_stream_and_batch_agree_where_experts_route_judge_and_merge(
+    silent: str, name: str
+) -> None:
+    def reply(call: Call) -> str:
+        said = f"{call.expert}, {call.purpose}, seed {call.options['seed']}: {text_of(call)}"
+        return "" if call.expert in silent else said
+
+    queries, decisions = questions(2), [decision(*NAMES)] * 2
+    experts = {name: FunctionExpert(name, reply) for name in NAMES}
+    batched = plain(batch(queries, decisions, ASKING[name], experts).answers)
+    assert plain(lively(queries, decisions, ASKING[name], experts)) == batched
+    assert plain(streaming(queries, decisions, ASKING[name], experts)) == batched
 
 
 @st.composite

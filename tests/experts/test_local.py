@@ -77,6 +77,14 @@ def test_choices_bind_answers_and_nothing_else() -> None:
     assert "=>" in judgement
 
 
+def test_one_of_binds_the_call_it_comes_with_whatever_its_purpose() -> None:
+    async def use(expert: LocalExpert) -> str:
+        asked = ask(expert, choices="XYZ", one_of=["add-expert", "sort-expert"])
+        return (await expert.complete(replace(asked, purpose="route"))).text
+
+    assert with_expert(LocalExpert("add", ADD), use) in {"add-expert", "sort-expert"}
+
+
 def test_its_footprint_is_what_loading_adds_to_the_child() -> None:
     async def use(expert: LocalExpert) -> tuple[int, int, int]:
         assert (expert.measured, await expert.footprint()) == (0, 0)

@@ -187,6 +187,16 @@ def test_choices_bind_answers_and_nothing_else(url: str) -> None:
     assert "choices" not in answer
 
 
+def test_one_of_binds_a_call_of_any_purpose(url: str) -> None:
+    async def steps(expert: VLLMExpert) -> None:
+        await expert.complete(Call("far", ask(expert).messages, "route", {"one_of": ["a", "b"]}))
+
+    use(url, steps, options={"choices": "ABCD"})
+    (body,) = states(url)["bodies"]
+    assert body["structured_outputs"] == {"choice": ["a", "b"]}
+    assert not {"choices", "one_of"} & set(body)
+
+
 def test_a_batch_puts_it_to_sleep_when_another_expert_needs_the_device(url: str) -> None:
     queries = [Query.from_text(str(i), "What is 37 plus 58?", max_tokens=8) for i in range(6)]
     decisions = [Decision(q.id, (("far", "add")[i % 2],), (1.0,)) for i, q in enumerate(queries)]

@@ -6,6 +6,7 @@ function of query, decision, seed and completions, so a driver may run it again 
 """
 
 from coterie.compositions.base import (
+    ROUTING,
     Composition,
     annotate,
     answered,
@@ -19,6 +20,7 @@ from coterie.compositions.base import (
 )
 
 __all__ = [
+    "ROUTING",
     "Composition",
     "annotate",
     "answered",

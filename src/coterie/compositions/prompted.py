@@ -15,7 +15,7 @@ from typing import Any
 
 from coterie.compositions.base import ask, options_of
 from coterie.errors import InputError
-from coterie.types import Call, Decision, Final, Flow, Query, Seed
+from coterie.types import ONE_OF, Call, Decision, Final, Flow, Query, Seed
 
 PROMPT = """{what}
 
@@ -49,7 +49,7 @@ class Prompted:
 
     Notes
     -----
-    The names go along as the option ``choices``, to which local experts are held by a grammar.
+    The names go along as the option ``one_of``, to which local experts are held by a grammar.
     Where the reply names nobody, or someone who is not in the decision, the decision's own order
     stands, as by ``single``.
     """
@@ -92,7 +92,7 @@ class Prompted:
             question=query.text,
         )
         messages = ({"role": "user", "content": prompt},)
-        own = {"temperature": 0.0, "max_tokens": LONGEST, "choices": names}
+        own = {"temperature": 0.0, "max_tokens": LONGEST, ONE_OF: names}
         chooser = self.chooser or decision.experts[0]
         return Call(chooser, messages, "route", options_of(query, seed) | own)
 

@@ -18,7 +18,7 @@ from coterie.compositions.base import ask, options_of
 from coterie.compositions.prompted import named
 from coterie.policies.base import check_count
 from coterie.scorers import Scorer, load_scorer
-from coterie.types import Call, Completion, Decision, Final, FloatArray, Flow, Query, Seed
+from coterie.types import ONE_OF, Call, Completion, Decision, Final, FloatArray, Flow, Query, Seed
 
 PROMPT = """Question:
 {question}
@@ -101,7 +101,7 @@ class RankAndFuse:
         calls = []
         for number, (first, second) in enumerate(itertools.permutations(said, 2)):
             text = PROMPT.format(question=query.text, first=first, second=second)
-            own = {"temperature": 0.0, "max_tokens": 8, "choices": list(VERDICTS)}
+            own = {"temperature": 0.0, "max_tokens": 8, ONE_OF: list(VERDICTS)}
             options = options_of(query, seed, 1, number) | own
             calls.append(Call(judge, ({"role": "user", "content": text},), "judge", options))
         return calls

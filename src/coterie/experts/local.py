@@ -21,7 +21,7 @@ from coterie.experts.hosts import WORKERS, Host, ThreadHost, Worker
 from coterie.experts.pages import FILES, drop, read_through
 from coterie.experts.streams import PushingExpert
 from coterie.experts.threads import PerLoop, in_thread
-from coterie.types import Call, Completion, Usage
+from coterie.types import ONE_OF, Call, Completion, Usage
 
 
 class LocalExpert(PushingExpert):
@@ -32,8 +32,9 @@ class LocalExpert(PushingExpert):
     and the next call loads the weights again. Without it there is no process to start, but a crash
     takes this process along and a hang keeps its thread. ``context`` is in tokens a slot;
     ``options`` are request options under those of the call; ``choices`` among them (``"ABCD"``)
-    holds for answers only. Host memory is the system's page cache, which ``unload`` gives back
-    unless another expert of this process uses the file. ``close`` it, or children stay.
+    holds for answers only, ``one_of`` for the call it comes with, whatever its purpose. Host memory
+    is the system's page cache, which ``unload`` gives back unless another expert of this process
+    uses the file. ``close`` it, or children stay.
     """
 
     def __init__(
@@ -141,7 +142,9 @@ class LocalExpert(PushingExpert):
     async def _generate(self, call: Call, seen: _Seen) -> Generated:
         host = await self._ready()
         options = {**self.options, **call.options}
-        if call.purpose != "answer":
+        if (own := options.pop(ONE_OF, None)) is not None:
+            options["choices"] = own
+        elif call.purpose != "answer":
             options.pop("choices", None)
         try:
             async with asyncio.timeout(self.timeout) as deadline:

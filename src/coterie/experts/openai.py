@@ -19,7 +19,7 @@ from coterie.experts.limits import RateLimit
 from coterie.experts.retries import delay, retry_after
 from coterie.experts.streams import PushingExpert
 from coterie.experts.threads import PerLoop
-from coterie.types import Call, Completion, Message, Usage
+from coterie.types import ONE_OF, Call, Completion, Message, Usage
 
 RETRIED = frozenset({408, 429, *range(500, 600)})
 
@@ -32,7 +32,7 @@ class OpenAIExpert(PushingExpert):
     asks for; nothing is repeated once a piece was streamed. ``timeout`` is in seconds a try, in a
     stream between two pieces. Where the server reports no usage, four characters count as one token
     and the completion says ``estimated``. ``options`` are request options under those of the call,
-    of which ``choices`` is not sent: no such servers have it in common.
+    of which ``choices`` and ``one_of`` are not sent: no such servers have them in common.
 
     No minute sees more tries than ``requests_per_minute``, nor more tokens than
     ``tokens_per_minute``, a call under way counting with its ``max_tokens`` (prompts above the
@@ -138,6 +138,7 @@ class OpenAIExpert(PushingExpert):
     def _body(self, call: Call, stream: bool) -> dict[str, Any]:
         body = {**self.options, **call.options, "model": self.model, "stream": stream}
         body.pop("choices", None)
+        body.pop(ONE_OF, None)
         body["messages"] = [dict(message) for message in call.messages]
         if stream:
             body["stream_options"] = {"include_usage": True}

@@ -21,7 +21,7 @@ from coterie.experts.engine import Emit
 from coterie.experts.openai import OpenAIExpert
 from coterie.experts.sizes import parse_bytes
 from coterie.experts.threads import PerLoop
-from coterie.types import Call, Completion
+from coterie.types import ONE_OF, Call, Completion
 
 AWAKE, KEPT, FORGOTTEN = 0, 1, 2  # sleep levels as vLLM counts them
 REMEDY = (
@@ -40,7 +40,8 @@ class VLLMExpert(OpenAIExpert):
     weights only by way of the device; where host memory is short, unload it at once. ``close``
     leaves the server as it is.
 
-    ``choices`` becomes vLLM's ``structured_outputs``; the rest is as for OpenAIExpert.
+    ``choices`` and ``one_of`` become vLLM's ``structured_outputs``; the rest is as for
+    OpenAIExpert.
     """
 
     def __init__(
@@ -174,8 +175,10 @@ class VLLMExpert(OpenAIExpert):
 
     def _body(self, call: Call, stream: bool) -> dict[str, Any]:
         body = super()._body(call, stream)
-        choices = call.options.get("choices", self.options.get("choices"))
-        if choices and call.purpose == "answer":
+        choices = call.options.get(ONE_OF)
+        if choices is None and call.purpose == "answer":
+            choices = call.options.get("choices", self.options.get("choices"))
+        if choices:
             body["structured_outputs"] = {"choice": list(choices)}
         return body
 

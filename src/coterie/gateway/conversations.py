@@ -19,12 +19,13 @@ from coterie.gateway.locals import Chunks, LocalUpstream, text_of, whole
 from coterie.gateway.replies import Outgoing, Reply, Upstream
 from coterie.gateway.retries import Deadline
 from coterie.gateway.wire import raw
-from coterie.types import Call, Completion, Query, Usage
+from coterie.types import ONE_OF, Call, Completion, Query, Usage
 
 if TYPE_CHECKING:
     from coterie.gateway.exchange import Services
     from coterie.gateway.routing import Plan
 
+UNSENT = frozenset({"choices", ONE_OF})
 OURS = frozenset({"messages", "model", "stream", "stream_options", "n"})
 
 
@@ -182,7 +183,7 @@ def _seed(out: Outgoing) -> int:
 
 
 def _outgoing(call: Call) -> Outgoing:
-    options = {name: raw(value) for name, value in call.options.items() if name != "choices"}
+    options = {name: raw(value) for name, value in call.options.items() if name not in UNSENT}
     fields = {"messages": raw([dict(message) for message in call.messages]), **options}
     return Outgoing("/chat/completions", {"model": raw(call.expert), **fields})
 

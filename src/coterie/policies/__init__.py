@@ -18,7 +18,6 @@ from coterie.policies.chain import Chain
 from coterie.policies.exploring import Explore
 from coterie.policies.guarded import Guarded
 from coterie.policies.pacing import Paced
-from coterie.policies.penalties import Penalties
 from coterie.policies.recruit import (
     RULES,
     Recruit,
@@ -39,7 +38,6 @@ __all__ = [
     "Explore",
     "Guarded",
     "Paced",
-    "Penalties",
     "Policy",
     "Recruit",
     "Selection",
