@@ -13,6 +13,7 @@ from coterie.gateway.entries import new_id
 from coterie.gateway.exchange import CLOSED, Exchange, Services
 from coterie.gateway.failures import redact
 from coterie.gateway.guard import Doors, forwarded
+from coterie.gateway.logins import Logins
 from coterie.gateway.wire import DONE, HEARTBEAT, ApiError, frame, overloaded
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -51,6 +52,7 @@ class Live:
         self.services, self.doors, self.loopback = services, doors, loopback
         self.max_body, self.heartbeat, self.most_choices = max_body, heartbeat, most_choices
         self.accepting, self.draining = accepting, False
+        self.logins = Logins()
 
 
 class App:

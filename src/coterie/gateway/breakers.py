@@ -99,6 +99,10 @@ class Breaker:
         seconds = min(seconds, LONGEST_WAIT) * (1 + self._draw() / 10)
         self._limited_until = max(self._limited_until, self._clock() + seconds)
 
+    def reset(self) -> None:
+        """Forget the failures, so that the next call passes; what an expert asked for stays."""
+        self._close()
+
     def _open(self) -> None:
         pause = min(FIRST_PAUSE * 2**self._trips, LAST_PAUSE)
         self._trips = min(self._trips + 1, 16)

@@ -51,6 +51,7 @@ class Gateway:
     router_folder: Path | None = None
     router_kind: str | None = None
     loaded: float = field(default_factory=time.time)
+    changes: Mapping[str, Any] = field(default_factory=dict)  # of [gateway], by the command
     trouble: str = ""  # why the last reload was refused
 
     @property
@@ -75,7 +76,7 @@ class Gateway:
         Requests under way end as they began. Local experts stay in memory unless the pool changed.
         """
         try:
-            config = read_config(self.path)
+            config = changed(read_config(self.path), self.changes)
             _check_same(self.config, config)
             before = self.live.services
             router = load_router_of(config, self.router_folder, self.router_kind)
@@ -124,6 +125,7 @@ def build(path: str, router: Path | None, kind: str | None, **changes: Any) -> G
         accepting=lambda: ledger.accepting,
     )
     gateway = Gateway(path, config, pool, live, ledger, accounts, staging, router, kind)
+    gateway.changes = changes
     _add_gauges(services.meters, gateway)
     return gateway
 

@@ -179,6 +179,11 @@ class Ledger(Writing):
             for name, n, failed, read, written, spent, baseline in rows
         ]
 
+    async def pairs(self, since: float, limit: int) -> list[tuple[float, float]]:
+        """Cost and always-best cost of the last requests since a time where both are known."""
+        found = await self._read(sql.PAIRS, (since, limit))
+        return [(float(cost), float(baseline)) for cost, baseline in found]
+
     async def balances(self) -> list[Balance]:
         """Every account with a budget or spending, in every period."""
         now, found = time.time(), await self._read(sql.ACCOUNTS, ())

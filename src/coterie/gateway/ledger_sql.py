@@ -202,7 +202,15 @@ ACCOUNTS = (
     "FROM leases l LEFT JOIN holders h ON h.holder = l.holder WHERE l.expires IS NULL"
 )
 
-FILTERS = {"key": "key_id", **{n: n for n in ("team", "session", "expert", "policy", "status")}}
+PAIRS = (
+    "SELECT cost, baseline FROM entries WHERE time >= ? AND baseline IS NOT NULL "
+    "ORDER BY time DESC LIMIT ?"
+)
+FILTERS = {
+    "key": "key_id",
+    "failed": "(status >= 400)",
+    **{n: n for n in ("team", "session", "expert", "policy", "status")},
+}
 SPENT_BY = {"key": "key_id", **{n: n for n in ("team", "session", "expert", "policy", "day")}}
 
 

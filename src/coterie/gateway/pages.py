@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from starlette.routing import BaseRoute, Route
 from coterie.gateway.app import MOST_TOKENS, Live, read_body, secret_of
 from coterie.gateway.asked import read_asked
 from coterie.gateway.entries import Key, new_id
+from coterie.gateway.logins import COOKIE, LOCAL, same
 from coterie.gateway.metering import exposition
 from coterie.gateway.wire import ApiError, bad_request, not_found
 from coterie.types import Query
@@ -173,8 +173,8 @@ def headers_of(request: Request) -> dict[bytes, bytes]:
     return dict(request.scope["headers"])
 
 
-def check_admin(live: Live, request: Request) -> None:
-    """Raise ApiError unless the request may administrate.
+def check_admin(live: Live, request: Request) -> str:
+    """The session that may administrate, "" where the key itself came along; raises ApiError.
 
     An inference key never may. Where no administrator's key is set, only this machine may.
     """
@@ -183,13 +183,16 @@ def check_admin(live: Live, request: Request) -> None:
     wanted = os.environ.get(ADMIN_VARIABLE, "")
     if not wanted:
         if live.loopback:
-            return
+            return LOCAL
         message = f"set {ADMIN_VARIABLE} (at least {WEAKEST} characters) to administrate from afar"
         raise ApiError(403, message, type="permission_error", code="admin_disabled")
-    given = secret_of(headers) or request.cookies.get("coterie_admin", "")
-    if not hmac.compare_digest(given.encode(), wanted.encode()):
-        message = "the administrator's key is wrong or missing"
-        raise ApiError(401, message, type="authentication_error", code="invalid_admin_key")
+    given, session = secret_of(headers), request.cookies.get(COOKIE, "")
+    if given and same(given, wanted):
+        return ""
+    if session and live.logins.valid(session, wanted):
+        return session
+    message = "the administrator's key is wrong or missing"
+    raise ApiError(401, message, type="authentication_error", code="invalid_admin_key")
 
 
 async def _object(request: Request, most: int) -> dict[str, Any]:

@@ -23,7 +23,7 @@ NOTICE = 1.0  # seconds in which new requests still get a 503 before the port cl
 
 def application(gateway: Gateway) -> App:
     """The whole ASGI application."""
-    from coterie.gateway.dashboard import routes
+    from coterie.gateway.dashboard.site import routes
 
     pages = Pages(gateway.live, gateway.ledger, gateway.facts)
     return App(gateway.live, pages.application(routes(gateway)))
