@@ -237,10 +237,9 @@ class LexicalEncoder(Encoder):
 
     def _project(self, text: str) -> Vectors:
         """The vector of shape (dim,) before it is scaled to unit length."""
-        found, frequencies = self._frequencies(text)
-        places = self._places[found]
-        known = places >= 0
-        product: Vectors = frequencies[known] @ self.weights_[places[known]]
+        places = self._places[_buckets(text, self.buckets)]
+        rows, counts = _counted(places[places >= 0])
+        product: Vectors = (1 + np.log(counts)) @ self.weights_[rows]
         return product
 
     @functools.cached_property
@@ -295,8 +294,9 @@ def _counted(values: NDArray[np.int64]) -> tuple[NDArray[np.int64], Vectors]:
     ordered = np.sort(values)
     ends = np.flatnonzero(ordered[1:] != ordered[:-1])
     ends = np.concatenate([ends, np.arange(len(ordered))[-1:]])  # the last place, if there is one
-    counts = np.diff(ends, prepend=-1).astype(np.float32)
-    return ordered[ends], counts
+    counts = ends + 1
+    counts[1:] -= counts[:-1].copy()
+    return ordered[ends], counts.astype(np.float32)
 
 
 def _bucket(gram: str, buckets: int) -> int:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any, TypeAlias
 
 from coterie.gateway.asked import Asked, read_asked
 from coterie.gateway.entries import new_id
 from coterie.gateway.exchange import CLOSED, Exchange, Services
-from coterie.gateway.failures import redact
+from coterie.gateway.failures import UpstreamError, redact
 from coterie.gateway.guard import Doors, forwarded
 from coterie.gateway.logins import Logins
 from coterie.gateway.wire import DONE, HEARTBEAT, ApiError, frame, overloaded
@@ -173,8 +173,12 @@ class _Request:
     async def _stream(self, exchange: Exchange) -> None:
         send = self._send
         await self._begin_stream()
-        async for event in exchange.events():
-            await send({"type": "http.response.body", "body": event, "more_body": True})
+        try:
+            async with aclosing(exchange.events()) as events:
+                async for event in events:
+                    await send({"type": "http.response.body", "body": event, "more_body": True})
+        except UpstreamError as error:
+            raise error.failure.to_api_error() from None
         last = b"" if self._path == "/responses" else DONE
         await exchange.end()
         await send({"type": "http.response.body", "body": last})

@@ -14,7 +14,6 @@ from coterie.gateway.asked import Asked
 from coterie.gateway.attempts import AttemptOptions, Attempts, Delivery, Exhausted
 from coterie.gateway.conversations import Composed, Talk, converse
 from coterie.gateway.entries import Attempt, Entry, Key, Tokens
-from coterie.gateway.failures import UpstreamError
 from coterie.gateway.metering import Meters
 from coterie.gateway.replies import Outgoing, Upstream
 from coterie.gateway.retries import Deadline
@@ -168,22 +167,18 @@ class Exchange:
         worst = services.prices.worst(plan.experts, tokens, bool(plan.composition), strict)
         return await services.accounts.reserve(self.key, worst, tokens.total)
 
-    async def events(self) -> AsyncGenerator[bytes, None]:
-        """The stream's frames; raises ApiError when it fails for good."""
+    def events(self) -> AsyncGenerator[bytes, None]:
+        """The stream's frames; raises UpstreamError when it fails for good."""
         assert self.delivery is not None
-        before = time.perf_counter()
-        keep = self.services.limits.log_content
-        try:
-            async with aclosing(self.delivery.events()) as events:
-                async for event in events:
-                    now = time.perf_counter()
-                    self._waited += now - before
-                    if keep:
-                        self._said.append(event)
-                    yield event
-                    before = time.perf_counter()
-        except UpstreamError as error:
-            raise error.failure.to_api_error() from None
+        if self.services.limits.log_content:
+            return self._kept(self.delivery.events())
+        return self.delivery.events()
+
+    async def _kept(self, events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        async with aclosing(events):
+            async for event in events:
+                self._said.append(event)
+                yield event
 
     async def end(self, status: int = 200, error: str = "") -> None:
         """Settle and log, whatever happened; never raises."""
@@ -208,7 +203,8 @@ class Exchange:
         now = time.perf_counter()
         entry.status, entry.error = status, error
         entry.latency = now - self._start
-        entry.overhead = max(entry.latency - self._waited, 0.0)
+        streamed = entry.stream and delivery is not None
+        entry.overhead = max((self._began if streamed else now) - self._start - self._waited, 0.0)
         if delivery is not None:
             entry.expert = delivery.expert
             entry.first_token = self._began - self._start
@@ -237,5 +233,5 @@ class Exchange:
 
     @property
     def spent(self) -> float:
-        """Seconds since the request came, less those spent waiting for experts."""
+        """Seconds since the request came, less those spent waiting for experts to begin."""
         return max(time.perf_counter() - self._start - self._waited, 0.0)

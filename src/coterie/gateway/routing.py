@@ -22,6 +22,7 @@ from coterie.types import Decision, Estimates, Query
 AUTO = "auto"
 ALL = frozenset({"tools", "vision", "audio", "json_schema", "logprobs", "prefix"})
 MOST_RECRUITED = 16
+OFTEN = 64  # requests between two looks at who is best on average
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,8 @@ class Routing:
                 message = f"the router was fitted on experts this pool lacks: {', '.join(missing)}"
                 raise CoterieError(f"{message}; profile this pool and fit again")
         self._quality = np.zeros(len(self.profiles if router is None else self.experts))
-        self._seen = 0
+        self._seen, self._due = 0, 1
+        self._best: str | None = None
 
     def models(self) -> list[str]:
         """Everything that a request's ``model`` may be, experts last."""
@@ -122,9 +124,10 @@ class Routing:
     @property
     def best_single(self) -> str | None:
         """The expert of the highest mean expected quality over the traffic so far."""
-        if self.router is None or not self._seen:
-            return None
-        return self.experts[int(self._quality.argmax())]
+        if self._seen >= self._due:  # it seldom changes, and every request asks
+            self._due = 2 * self._seen if self._seen < OFTEN else self._seen + OFTEN
+            self._best = self.experts[int(self._quality.argmax())]
+        return self._best
 
     def plan(
         self,
