@@ -19,7 +19,7 @@ from coterie.policies.base import check_number
 from coterie.records import Records
 from coterie.scorers import Scorer, learn_scorer, load_scorer
 from coterie.thresholds import LONGEST, Plan, best_plan
-from coterie.types import Completion, Decision, Final, Flow, Query, Seed
+from coterie.types import Completion, Decision, Final, FloatArray, Flow, Query, Seed
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,25 @@ def learn_cascade(
 ) -> LearnedCascade:
     """The cascade of the highest quality whose mean cost is at most ``mean_cost`` on the records.
 
+    For several budgets learn the scorer once and call ``plan_cascade`` for each.
+    """
+    scorer, chances = learn_scorer(records, extract, seed=seed)
+    return plan_cascade(scorer, chances, records, mean_cost, longest=longest)
+
+
+def plan_cascade(
+    scorer: Scorer,
+    chances: FloatArray,
+    records: Records,
+    mean_cost: float,
+    *,
+    longest: int = LONGEST,
+) -> LearnedCascade:
+    """The best chain and thresholds for a scorer, with the chances that ``learn_scorer`` gave.
+
     Rows where a score, a cost or an answer is missing are left out of the choice; InputError where
     none is left, or where no expert is within the budget.
     """
-    scorer, chances = learn_scorer(records, extract, seed=seed)
     kept = ~(np.isnan(chances) | np.isnan(records.quality) | np.isnan(records.cost)).any(axis=1)
     if not kept.any():
         message = "no query has score, cost and answer of every expert; select fewer experts"
