@@ -1,5 +1,6 @@
 """What the dashboard shows, read from its pages and its JSON without a browser."""
 
+import asyncio
 import json
 import re
 from html.parser import HTMLParser
@@ -13,6 +14,7 @@ from log_world import entry
 import coterie.gateway.dashboard
 from coterie.gateway.dashboard.nodes import element, render, table
 from coterie.gateway.entries import Attempt, Candidate, Tokens
+from coterie.gateway.ledger import Ledger
 from coterie.types import Call
 
 STYLE = (Path(coterie.gateway.dashboard.__file__).parent / "dashboard.css").read_text()
@@ -219,3 +221,19 @@ def test_every_text_has_a_contrast_of_at_least_4_5(scheme: str) -> None:
     assert low == set()
     assert contrast(known["edge"], known["paper"]) >= 3  # borders of fields
     assert contrast("#000000", "#ffffff") == pytest.approx(21)
+
+
+def test_either_store_knows_failures_and_pairs_of_cost_and_always_best(ledger: Ledger) -> None:
+    ledger.write(entry(1, "a", "ann", 1.0, baseline=5.0))
+    ledger.write(entry(2, "b", "bob", 1.0, baseline=3.0))
+    ledger.write(entry(3, "c", "cid", 1.0, status=502))
+
+    async def read() -> None:
+        failed = await ledger.recent(10, failed=True)
+        fine = await ledger.recent(10, failed=False, expert="ann")
+        assert [one.expert for one in failed] == ["cid"]
+        assert [one.expert for one in fine] == ["ann"]
+        assert await ledger.pairs(0.0, 10) == [(2.0, 3.0), (4.0, 5.0)]
+        assert await ledger.pairs(0.0, 1) == [(2.0, 3.0)]
+
+    asyncio.run(read())

@@ -11,8 +11,7 @@ import typer
 from coterie.cli.base import JsonOption, app, show
 
 if TYPE_CHECKING:
-    from coterie.gateway.entries import Key, Team
-    from coterie.gateway.ledger import Balance, Ledger
+    from coterie.gateway.ledger import Ledger
 
 T = TypeVar("T")
 keys_app = typer.Typer(
@@ -74,7 +73,7 @@ def store_of(pool: str | None) -> str:
 
 
 @keys_app.command("create")
-def create_key(
+def create(
     name: Annotated[str, typer.Argument(help="Name of the key, for people.")],
     team: Annotated[str, typer.Option(help="Team whose budget and limits count as well.")] = "",
     budget: BudgetOption = None,
@@ -98,8 +97,8 @@ def create_key(
 
     Example: coterie keys create alice --budget 20 --period month --rpm 60 --expires 90d
     """
-    from coterie.errors import CoterieError
     from coterie.gateway.keys import make_key
+    from coterie.gateway.owners import add_key, key_facts
 
     asked = tuple(one.strip() for one in (experts or "").split(",") if one.strip())
     limits: dict[str, Any] = {"budget": budget, "period": period, "rpm": rpm, "tpm": tpm}
@@ -107,17 +106,9 @@ def create_key(
     end = None if expires is None else moment(expires, 1, "expires")
     key, secret = make_key(name, expires=end, **limits)
 
-    async def add(ledger: Ledger) -> None:
-        kept, teams = await ledger.owners()
-        if any(one.name == name and one.revoked is None for one in kept):
-            raise CoterieError(f"there is a key {name!r} already; revoke it or choose another name")
-        if team and team not in {one.name for one in teams}:
-            raise CoterieError(f"there is no team {team!r}; make it with: coterie keys team {team}")
-        await ledger.put_key(key)
-
-    with_ledger(store, pool, add, make=True)
+    with_ledger(store, pool, lambda ledger: add_key(ledger, key), make=True)
     text = f"{secret}\n\nThis is the only time the secret of {name!r} is shown; keep it safe."
-    show({**_key_facts(key, {}), "secret": secret}, as_json, text)
+    show({**key_facts(key, {}), "secret": secret}, as_json, text)
 
 
 @keys_app.command("team")
@@ -140,10 +131,12 @@ def set_team(
     """
     from coterie.gateway.entries import Team
     from coterie.gateway.keys import check_limits
+    from coterie.gateway.owners import in_words, limits_of
 
     team = check_limits(Team(name, budget, period, rpm, tpm, concurrency))
     with_ledger(store, pool, lambda ledger: ledger.put_team(team), make=True)
-    show(_limits(team), as_json, f"team {name}: {_in_words(team) or 'no limits'}")
+    shown = limits_of(team)
+    show(shown, as_json, f"team {name}: {in_words(shown) or 'no limits'}")
 
 
 @keys_app.command("list")
@@ -157,23 +150,18 @@ def list_keys(
 
     Example: coterie keys list --store gateway.sqlite
     """
+    from coterie.gateway.owners import owned
 
-    async def read(ledger: Ledger) -> tuple[list[Key], list[Team], list[Balance]]:
-        keys, teams = await ledger.owners()
-        return keys, teams, await ledger.balances()
-
-    keys, teams, found = with_ledger(store, pool, read)
-    balances = {(one.account, one.period): one for one in found}
-    shown = [_key_facts(key, balances) for key in keys]
+    keys, teams = with_ledger(store, pool, owned)
     facts = {
-        "keys": [one for one in shown if all_keys or one["state"] == "active"],
-        "teams": [_team_facts(team, balances) for team in teams],
+        "keys": [one for one in keys if all_keys or one["state"] == "active"],
+        "teams": teams,
     }
     show(facts, as_json, _table(facts["keys"], facts["teams"]) if not as_json else "")
 
 
 @keys_app.command("revoke")
-def revoke_key(
+def revoke(
     name: Annotated[str, typer.Argument(help="Name, id or prefix of the key.")],
     store: StoreOption = None,
     pool: PoolOption = None,
@@ -183,24 +171,10 @@ def revoke_key(
 
     Example: coterie keys revoke alice
     """
-    import time
+    from coterie.gateway.owners import key_facts, revoke_key
 
-    import msgspec
-
-    from coterie.errors import CoterieError
-
-    async def end(ledger: Ledger) -> Key:
-        keys, _ = await ledger.owners()
-        found = [k for k in keys if k.revoked is None and name in (k.name, k.id, k.prefix)]
-        if len(found) != 1:
-            count = "no key" if not found else f"{len(found)} keys"
-            raise CoterieError(f"there is {count} {name!r} to revoke; see: coterie keys list")
-        key = msgspec.structs.replace(found[0], revoked=time.time())
-        await ledger.put_key(key)
-        return key
-
-    key = with_ledger(store, pool, end)
-    show(_key_facts(key, {}), as_json, f"revoked {key.name} ({key.prefix})")
+    key = with_ledger(store, pool, lambda ledger: revoke_key(ledger, name))
+    show(key_facts(key, {}), as_json, f"revoked {key.name} ({key.prefix})")
 
 
 def moment(text: str, sign: int, field: str) -> float:
@@ -229,61 +203,20 @@ def date(seconds: float | None) -> str:
     return "" if seconds is None else time.strftime("%Y-%m-%d %H:%M", time.gmtime(seconds))
 
 
-def _limits(owner: Key | Team) -> dict[str, Any]:
-    fields = ("name", "budget", "period", "rpm", "tpm", "concurrency")
-    return {field: getattr(owner, field) for field in fields}
-
-
-def _spent(account: str, period: str, balances: Mapping[tuple[str, str], Any]) -> dict[str, float]:
-    """Spent, reserved and forfeited in the period that is now."""
-    import time
-
-    from coterie.gateway.allowances import period_at
-
-    now = balances.get((account, period_at(period, time.time())[0]))
-    fields = ("settled", "reserved", "forfeited")
-    return {field: 0.0 if now is None else getattr(now, field) for field in fields}
-
-
-def _key_facts(key: Key, balances: Mapping[tuple[str, str], Any]) -> dict[str, Any]:
-    import time
-
-    expired = key.expires is not None and key.expires <= time.time()
-    state = "revoked" if key.revoked is not None else "expired" if expired else "active"
-    who = {"id": key.id, "prefix": key.prefix, "team": key.team, "state": state}
-    ends = {"created": key.created, "expires": key.expires, "revoked": key.revoked}
-    spent = _spent(f"key:{key.id}", key.period, balances)
-    return {**_limits(key), **who, "experts": list(key.experts), **ends, **spent}
-
-
-def _team_facts(team: Team, balances: Mapping[tuple[str, str], Any]) -> dict[str, Any]:
-    return {**_limits(team), **_spent(f"team:{team.name}", team.period, balances)}
-
-
-def _in_words(owner: Any) -> str:
-    """Limits of a key, team, or the facts of one."""
-    get = owner.get if isinstance(owner, dict) else lambda name: getattr(owner, name)
-    parts = []
-    if get("budget") is not None:
-        period = get("period")
-        parts.append(f"budget {get('budget'):g} {'in total' if period == 'total' else period}")
-    words = (("rpm", "requests/min"), ("tpm", "tokens/min"), ("concurrency", "at a time"))
-    parts += [f"{get(field):,} {word}" for field, word in words if get(field) is not None]
-    return ", ".join(parts)
-
-
 def _table(keys: Sequence[Mapping[str, Any]], teams: Sequence[Mapping[str, Any]]) -> str:
+    from coterie.gateway.owners import in_words
+
     head = ("", "name", "prefix", "team", "spent", "limits", "experts", "expires", "state")
     rows = [
         (
             *("key", key["name"], key["prefix"] + "…", key["team"]),
-            *(f"{key['settled']:.6g}", _in_words(key), ",".join(key["experts"]) or "all"),
+            *(f"{key['settled']:.6g}", in_words(key), ",".join(key["experts"]) or "all"),
             *(date(key["expires"]), key["state"]),
         )
         for key in keys
     ]
     rows += [
-        ("team", team["name"], "", "", f"{team['settled']:.6g}", _in_words(team), "", "", "")
+        ("team", team["name"], "", "", f"{team['settled']:.6g}", in_words(team), "", "", "")
         for team in teams
     ]
     return aligned(head, rows) if rows else "no keys yet; make one with: coterie keys create NAME"

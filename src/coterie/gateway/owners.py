@@ -8,30 +8,23 @@ from typing import Any
 
 import msgspec
 
-from coterie.errors import CoterieError, InputError
+from coterie.errors import CoterieError
 from coterie.gateway.allowances import period_at
 from coterie.gateway.entries import Key, Team
-from coterie.gateway.keys import make_key
 from coterie.gateway.ledger import Balance, Ledger
 
 LIMITS = ("name", "budget", "period", "rpm", "tpm", "concurrency")
 
 
-async def create_key(ledger: Ledger, name: str, **limits: Any) -> tuple[Key, str]:
-    """A new key in the ledger, and its secret: show it once.
-
-    Raises CoterieError where the name is taken or there is no such team, InputError for limits that
-    make no sense.
-    """
-    key, secret = make_key(name, **limits)
+async def add_key(ledger: Ledger, key: Key) -> None:
+    """Keep a new key; raises CoterieError where its name is taken or there is no such team."""
     kept, teams = await ledger.owners()
-    if any(one.name == name and one.revoked is None for one in kept):
-        raise CoterieError(f"there is a key {name!r} already; revoke it or choose another name")
+    if any(one.name == key.name and one.revoked is None for one in kept):
+        raise CoterieError(f"there is a key {key.name!r} already; revoke it or choose another name")
     if key.team and key.team not in {one.name for one in teams}:
         hint = f"make it with: coterie keys team {key.team}"
-        raise InputError(f"there is no team {key.team!r}; {hint}", field="team")
+        raise CoterieError(f"there is no team {key.team!r}; {hint}")
     await ledger.put_key(key)
-    return key, secret
 
 
 async def revoke_key(ledger: Ledger, name: str) -> Key:

@@ -6,17 +6,16 @@ import asyncio
 import logging
 import math
 import time
-from calendar import timegm
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from coterie.gateway.building import Gateway
-from coterie.gateway.dashboard import chart, layout, plane
+from coterie.gateway.dashboard import layout, plane
 from coterie.gateway.dashboard.access import (
     check_change,
     log_in,
@@ -25,18 +24,19 @@ from coterie.gateway.dashboard.access import (
     sealed,
 )
 from coterie.gateway.dashboard.decision import decision
+from coterie.gateway.dashboard.forms import key_fields, text_of
 from coterie.gateway.dashboard.health import health
 from coterie.gateway.dashboard.keyring import keyring
-from coterie.gateway.dashboard.nodes import Node, element, moment, number
+from coterie.gateway.dashboard.nodes import Node, element, moment
 from coterie.gateway.dashboard.spending import PAIRS, Savings, savings, spending
+from coterie.gateway.dashboard.tradeoff import TradeOff, described, why_no_plane
 from coterie.gateway.dashboard.traffic import SHOWN, drift_limit, filters_of, tiles, traffic_table
+from coterie.gateway.keys import make_key
 from coterie.gateway.logins import LOCAL
-from coterie.gateway.owners import create_key, owned, revoke_key
+from coterie.gateway.owners import add_key, owned, revoke_key
 from coterie.gateway.pages import check_admin, respond
-from coterie.gateway.routing import Named, Routing
 from coterie.gateway.wire import ApiError, bad_request
 
-T = TypeVar("T")
 FRESH = 10.0  # seconds that costly figures are kept
 DAYS = 30.0  # of spending shown
 UNITS = {"price": "the unit of the prices", "parameters": "1e9 parameters x tokens"}
@@ -54,7 +54,8 @@ class Dashboard:
     def __init__(self, gateway: Gateway) -> None:
         self.gateway, self.live, self.ledger = gateway, gateway.live, gateway.ledger
         self.changes: deque[tuple[float, str]] = deque(maxlen=20)
-        self._kept: dict[str, tuple[float, Any]] = {}
+        self.trade_off = TradeOff(gateway.ledger)
+        self._savings: tuple[float, Savings] | None = None
 
     def routes(self) -> list[BaseRoute]:
         """All of them, sealed."""
@@ -158,7 +159,7 @@ class Dashboard:
             layout.region("status", shown["status"], 2),
             layout.section("traffic", layout.filters(experts, chosen),
                            layout.region("traffic", shown["traffic"], 2)),
-            layout.section("trade-off", *await self._trade_off()),
+            layout.section("trade-off", *await self.trade_off.panel(self.live.services.routing)),
             layout.section("spending", layout.region("spending", shown["spending"], 15)),
             layout.section("experts", layout.region("experts", shown["experts"], 2)),
             layout.section("keys", layout.key_form(), layout.secret_box(),
@@ -189,7 +190,7 @@ class Dashboard:
             entries = await self.ledger.recent(SHOWN, **filters_of(chosen))
             return [traffic_table(entries, await self._key_names(), drift_limit(self.gateway))]
         if name == "spending":
-            return await spending(self.ledger, DAYS, await self._key_names(), await self._savings())
+            return await spending(self.ledger, DAYS, await self._key_names(), await self._saved())
         if name == "keys":
             return keyring(*await owned(self.ledger))
         return health(self.gateway)
@@ -229,54 +230,12 @@ class Dashboard:
             raise ApiError(404, f"there is no decision {id!r} in the log", code="not_found")
         return decision(entry, await self.ledger.feedback(id))
 
-    async def _savings(self) -> Savings:
-        async def compute() -> Savings:
-            since = time.time() - DAYS * 86400
-            pairs = await self.ledger.pairs(since, PAIRS)
-            return await asyncio.to_thread(savings, pairs)
-
-        return await self._fresh("savings", compute)
-
-    async def _fresh(self, name: str, compute: Callable[[], Awaitable[T]]) -> T:
-        """A figure that was computed at most ``FRESH`` seconds ago."""
-        at, known = self._kept.get(name, (-math.inf, None))
-        if time.monotonic() - at > FRESH:
-            known = await compute()
-            self._kept[name] = time.monotonic(), known
-        found: T = known
-        return found
-
-    # -- the trade-off
-
-    async def _sample(self, routing: Routing) -> plane.Sample | None:
-        """Recent requests, or the router's own questions while those are too few."""
-        router = routing.router
-        if router is None:
-            return None
-
-        async def compute() -> plane.Sample | None:
-            entries = await self.ledger.recent(plane.MOST)
-            found = plane.sample_of_traffic(entries, routing.experts)
-            if found is None:
-                texts = plane.training_texts(router)
-                found = await asyncio.to_thread(plane.sample_of_texts, router, texts)
-            return found
-
-        return await self._fresh(f"sample {id(routing)}", compute)
-
-    async def _trade_off(self) -> list[Node]:
-        routing = self.live.services.routing
-        found = await self._drawn(routing, None)
-        if found is None:
-            return [element("p", _why_no_plane(routing), class_="note")]
-        plot = element("div", found["drawing"], id="plane")
-        side = element(
-            "div",
-            layout.slider(found["last"], found["position"], found["shown"]),
-            element("div", id="change", role="status"),
-        )
-        told = element("p", f"As the router expects over {found['source']}.", class_="note")
-        return [told, element("div", plot, side, class_="columns wide-left")]
+    async def _saved(self) -> Savings:
+        """The savings as they were at most ``FRESH`` seconds ago."""
+        if self._savings is None or time.monotonic() - self._savings[0] > FRESH:
+            pairs = await self.ledger.pairs(time.time() - DAYS * 86400, PAIRS)
+            self._savings = time.monotonic(), await asyncio.to_thread(savings, pairs)
+        return self._savings[1]
 
     async def plane(self, request: Request) -> Response:
         """The plane, with what the setting at ``position`` would change."""
@@ -285,16 +244,10 @@ class Dashboard:
         if given is not None and not (given.isdecimal() and len(given) <= 4):
             raise bad_request("position must be a whole number", "position")
         routing = self.live.services.routing
-        found = await self._drawn(routing, None if given is None else int(given))
+        found = await self.trade_off.drawn(routing, None if given is None else int(given))
         if found is None:
-            raise ApiError(404, _why_no_plane(routing), code="no_plane")
+            raise ApiError(404, why_no_plane(routing), code="no_plane")
         return respond(found)
-
-    async def _drawn(self, routing: Routing, position: int | None) -> dict[str, Any] | None:
-        sample = await self._sample(routing)
-        if sample is None or routing.default is None:
-            return None
-        return await asyncio.to_thread(_draw, sample, routing.default, position)
 
     # -- changes
 
@@ -330,21 +283,22 @@ class Dashboard:
 
     async def create(self, request: Request, given: dict[str, Any]) -> Response:
         """A new key; its secret is in this answer and nowhere else."""
-        key, secret = await create_key(self.ledger, **_key_fields(given))
+        key, secret = make_key(**key_fields(given))
+        await add_key(self.ledger, key)
         await self.gateway.accounts.refresh()
         self._log(f"key {key.name!r} ({key.prefix}…) created")
         return respond({"id": key.id, "prefix": key.prefix, "secret": secret})
 
     async def revoke(self, request: Request, given: dict[str, Any]) -> Response:
         """End a key, named by its id."""
-        key = await revoke_key(self.ledger, _text(given, "id", ""))
+        key = await revoke_key(self.ledger, text_of(given, "id", ""))
         await self.gateway.accounts.refresh()
         self._log(f"key {key.name!r} ({key.prefix}…) revoked")
         return respond({"id": key.id})
 
     async def reset(self, request: Request, given: dict[str, Any]) -> Response:
         """Let the next request try an expert that was left alone."""
-        name = _text(given, "expert", "")
+        name = text_of(given, "expert", "")
         known = self.live.services.attempts.deployments.get(name)
         if known is None:
             raise ApiError(404, f"no expert {name!r} was asked yet", code="not_found")
@@ -368,94 +322,3 @@ class Dashboard:
             return Response(layout.asset(name), media_type=kind)
 
         return answer
-
-
-def described(named: Named) -> str:
-    """A policy in a few words."""
-    worth = getattr(named.policy, "willingness_to_pay", None)
-    price = f" at {number(worth)}" if worth is not None and plane.takes_price(named.policy) else ""
-    several = f" ({named.composition})" if named.composition not in ("single", named.name) else ""
-    return f"{named.name}{several}{price}"
-
-
-def _draw(sample: plane.Sample, now: Named, position: int | None) -> dict[str, Any]:
-    """The drawing, and what a position of the slider would change."""
-    found = plane.plane_of(sample)
-    worth = getattr(now.policy, "willingness_to_pay", math.inf)
-    present = plane.position(found.prices, worth) if plane.takes_price(now.policy) else None
-    last = len(found.prices) - 1
-    at = min(position, last) if position is not None else last if present is None else present
-    price = found.prices[at] if position is not None or present is None else worth
-    if position is None:
-        point = plane.point_of(sample, plane.decided(sample, now.policy))
-        drawn, words = chart.drawing(found, point), []
-    else:
-        then = plane.priced(now, price)
-        change = plane.change(sample, now.policy, then.policy)
-        drawn = chart.drawing(found, change.before, change.after)
-        words = chart.words(change, described(now), described(then))
-    return {
-        "drawing": drawn,
-        "words": words,
-        "position": at,
-        "last": last,
-        "price": None if math.isinf(price) else price,
-        "shown": number(price),
-        "source": f"{found.count} queries: {found.source}",
-    }
-
-
-def _why_no_plane(routing: Routing) -> str:
-    if routing.router is None:
-        return "No router is fitted, so there is nothing to trade; see coterie fit --help."
-    least = plane.LEAST
-    return f"There is too little traffic yet: {least} requests for auto are needed."
-
-
-def _key_fields(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a key among what the form sent; raises ApiError 400."""
-    known = {"name", "team", "budget", "period", "rpm", "tpm", "concurrency", "experts", "expires"}
-    if unknown := given.keys() - known:
-        raise bad_request(f"no such field: {', '.join(sorted(unknown))}")
-    found: dict[str, Any] = {
-        "name": _text(given, "name", ""),
-        "team": _text(given, "team", ""),
-        "period": _text(given, "period", "total"),
-    }
-    found["budget"] = _quantity(given, "budget", (int, float))
-    for name in ("rpm", "tpm", "concurrency"):
-        found[name] = _quantity(given, name, (int,))
-    names = given.get("experts") or []
-    if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
-        raise bad_request("experts must be a list of names", "experts")
-    found["experts"] = tuple(names)
-    found["expires"] = _date(_text(given, "expires", ""))
-    return found
-
-
-def _text(given: Mapping[str, Any], name: str, default: str) -> str:
-    value = given.get(name)
-    if value is None:
-        return default
-    if not isinstance(value, str) or len(value) > 200:
-        raise bad_request(f"{name} must be a text of at most 200 characters", name)
-    return value.strip()
-
-
-def _quantity(given: Mapping[str, Any], name: str, kinds: tuple[type, ...]) -> Any:
-    value = given.get(name)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
-        raise bad_request(f"{name} must be a number, got {value!r}", name)
-    return value
-
-
-def _date(text: str) -> float | None:
-    """The end of a day in UTC."""
-    if not text:
-        return None
-    try:
-        return float(timegm(time.strptime(text, "%Y-%m-%d"))) + 86400.0
-    except (ValueError, OverflowError):
-        raise bad_request(
-            f"expires must be a date like 2026-12-31, got {text!r}", "expires"
-        ) from None
