@@ -23,7 +23,10 @@ PAGE = Path(__file__).parents[1] / "docs" / "strategies.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 NAME = re.compile(r"\[`(\w+)`\]\(([\w./-]+)\) \((\w+) `([\w-]+)`\)")
 # Sections of the survey's table of strategies.
-SECTIONS = "4.1.1 4.1.2 4.1.3 4.2.1 4.2.2 4.2.3 4.2.5 4.3.1 4.3.2 4.4.1 4.4.2 4.4.3 4.4.4 4.4.5"
+SECTIONS = """
+4.1.1 4.1.2 4.1.3 4.2.1 4.2.2 4.2.3 4.2.5 4.3.1 4.3.2 4.3.3 4.4.1 4.4.2 4.4.3 4.4.4 4.4.5 4.4.6
+"""
+PACKAGES = {"agent-graph": "torch_geometric"}  # of extras
 KINDS = {"router": "routers", "policy": "policies", "composition": "compositions",
          "aggregator": "aggregators"}  # fmt: skip
 
@@ -82,7 +85,8 @@ def run_policy(factory: Any) -> None:
 
 def run_composition(factory: Any) -> None:
     parameters = inspect.signature(factory).parameters
-    settings = {"scorer": scorer()} if "scorer" in parameters else {}
+    needed = {"scorer": scorer(), "runner": "generalist"}
+    settings = {name: value for name, value in needed.items() if name in parameters}
     _, found = converse(bound(factory, settings))
     assert isinstance(found, Completion)
     assert not found.failed
@@ -112,6 +116,8 @@ def test_a_name_leads_to_its_class(found: Named) -> None:
 
 @pytest.mark.parametrize("found", NAMES, ids=named)
 def test_a_strategy_runs(found: Named) -> None:
+    if found.name in PACKAGES:
+        pytest.importorskip(PACKAGES[found.name], reason="its extra is not installed")
     RUN[found.kind](plugins.load(KINDS[found.kind], found.name))
 
 
