@@ -63,6 +63,7 @@ MERGING: dict[str, Composition] = {
 }
 SCORER = learn_scorer(make_records(24), arrow)[0]
 NEEDS: dict[str, dict[str, Any]] = {  # settings that a composition cannot do without
+    "cascade-executed": {"runner": "generalist"},
     "cascade-routing": {"scorer": SCORER},
     "cascade-scored": {"scorer": SCORER},
 }

@@ -185,7 +185,7 @@ class ByExpert:
             return nothing_usable(completions)
         prompt = self.prompt(query.text, [c.text for c in usable])
         messages = ({"role": "user", "content": prompt},)
-        return Call(self.expert, messages, "aggregate", {**query.params, "seed": seed})
+        return Call(self.expert, messages, "aggregate", {**query.options, "seed": seed})
 
     def prompt(self, question: str, texts: Sequence[str]) -> str:
         """The aggregation prompt for these candidate texts."""

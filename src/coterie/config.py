@@ -125,11 +125,25 @@ class Config:
         factory = _load("policies", name, self.path, "policy")
         if "seed" in inspect.signature(factory).parameters:
             settings.setdefault("seed", seed)
+        if "traits" in inspect.signature(factory).parameters:
+            settings["traits"] = self._traits(settings.get("traits", {}))
         if isinstance(inner := settings.get("policy"), Mapping):  # one policy inside another
             rest = {key: value for key, value in inner.items() if key != "name"}
             settings["policy"] = self._policy(str(inner.get("name", "utility")), rest, seed)
         made: Policy = self._make("policies", name, settings, "policy")
         return made
+
+    def _traits(self, given: Any) -> Any:
+        """What the file says of every expert: ``size`` in billions, ``price``; and ``given``."""
+        if not isinstance(given, Mapping):
+            return given
+        known: dict[str, dict[str, Any]] = {e.name: {} for e in self.settings.expert}
+        for entry in map(self._with_backend, self.settings.expert):
+            if entry.parameters:
+                known[entry.name]["size"] = entry.parameters * 1e-9
+            if entry.price:
+                known[entry.name]["price"] = entry.price.completion
+        return known | {name: known.get(name, {}) | dict(own) for name, own in given.items()}
 
     def composition(self, pool: Pool) -> Composition:
         """Make the composition that the policy decides for, with its aggregator or threshold."""

@@ -16,6 +16,7 @@ IntArray: TypeAlias = NDArray[np.integer[Any]]
 Message: TypeAlias = Mapping[str, Any]  # {"role": ..., "content": ...}, as the OpenAI API has it
 Seed: TypeAlias = int
 ONE_OF = "one_of"  # option of a call: the texts of which its answer must be one, if the expert can
+ROUTING = "routing"  # the request option that speaks to policies; experts never see it
 _quoted = json.encoder.encode_basestring_ascii
 _canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
 Purpose: TypeAlias = Literal["answer", "aggregate", "annotate", "judge", "route"]
@@ -41,7 +42,8 @@ def _fields(value: Any) -> dict[str, Any]:
 class Query:
     """One question: what was asked, without its reference answer.
 
-    ``params`` are request options for the expert that answers (``max_tokens``, ``temperature``).
+    ``params`` are request options for the expert that answers (``max_tokens``, ``temperature``),
+    and ``routing`` for policies.
     ``category`` and ``subject`` are given by whoever asks or labelled; routers that read them say
     so in ``reads``.
     """
@@ -60,6 +62,11 @@ class Query:
     def from_text(cls, id: str, text: str, **params: Any) -> Query:
         """A query of one user message."""
         return cls(id, ({"role": "user", "content": text},), params)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The request options that experts see: all but ``routing``."""
+        return {name: value for name, value in self.params.items() if name != ROUTING}
 
     @property
     def text(self) -> str:

@@ -6,7 +6,6 @@ function of query, decision, seed and completions, so a driver may run it again 
 """
 
 from coterie.compositions.base import (
-    ROUTING,
     Composition,
     annotate,
     answered,
@@ -20,7 +19,6 @@ from coterie.compositions.base import (
 )
 
 __all__ = [
-    "ROUTING",
     "Composition",
     "annotate",
     "answered",

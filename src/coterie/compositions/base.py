@@ -13,7 +13,6 @@ from coterie.skills import PROMPT, SAMPLES, consensus, parse_keywords
 from coterie.types import Call, Completion, Decision, Final, Flow, Query, Seed, derive_seed
 
 Composition: TypeAlias = Callable[[Query, Decision, Seed], Flow]
-ROUTING = "routing"  # the request option that speaks to policies; experts never see it
 
 
 def bound(found: Any, settings: Mapping[str, Any]) -> Composition:
@@ -40,7 +39,7 @@ def options_of(query: Query, seed: Seed, step: int = 0, index: int = 0) -> dict[
 
 def passed(query: Query) -> dict[str, Any]:
     """The request's options that are meant for experts."""
-    return {name: value for name, value in query.params.items() if name != ROUTING}
+    return query.options
 
 
 def single(query: Query, decision: Decision, seed: Seed) -> Flow:
@@ -114,7 +113,7 @@ def annotate(query: Query, decision: Decision, seed: Seed, *, samples: int = SAM
     (expert, *_) = decision.experts
     messages = ({"role": "user", "content": PROMPT.format(question=query.text)},)
     calls = [
-        Call(expert, messages, "annotate", {**query.params, "temperature": 0.7, "seed": number})
+        Call(expert, messages, "annotate", {**query.options, "temperature": 0.7, "seed": number})
         for number in (derive_seed(seed, "annotate", i) for i in range(samples))
     ]
     completions = yield calls

@@ -104,8 +104,14 @@ def router_factory(spec: Spec, encoder: str) -> Callable[[], Router]:
 
 
 def policy_factory(spec: Spec) -> Callable[[Records], Policy]:
-    """Makes the policy from training records: their best single expert is the fallback."""
+    """Makes the policy from training records: their best single is the fallback.
+
+    Traits of experts are the records' facts unless the spec gives some.
+    """
     kind = load("policies", spec.name, allow_import=True)
+    if "traits" in _parameters(kind) and "traits" not in spec.settings:
+        _checked(kind, spec.settings, spec)
+        return lambda training: _checked(kind, {**spec.settings, "traits": training.facts}, spec)()
     if "fallback" not in _parameters(kind) or "fallback" in spec.settings:
         make = checked(kind, spec.settings, spec)
         return lambda training: make()

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coterie.metrics.calibration import brier, ece
+from coterie.metrics.costs import cost_of_pass
 from coterie.metrics.intervals import Interval
 from coterie.metrics.selection import selection_entropy
 from coterie.panel.battles import BASE, COIN, BattlePanel
@@ -183,11 +184,24 @@ def verdict(panel: Panel) -> list[str]:
         f"oracle {oracle:.3f}; if experts differed in ability alone, so that nothing could be "
         f"routed, luck would still give an oracle {null:.3f}{_power(oracle - null)}"
     )
+    lines += _cost_of_pass(panel)
     if panel.left_out:
         lines.append(f"left out, observed too seldom: {', '.join(panel.left_out)}")
     if panel.queries_left_out:
         lines.append(f"left out: {panel.queries_left_out:,} questions without every expert's score")
     return lines + [f"note: {note}" for note in panel.notes]
+
+
+def _cost_of_pass(panel: Panel) -> list[str]:
+    """What one right answer costs with best single, the default and who gets it cheapest."""
+    costs = {r.name: cost_of_pass(r.costs, r.scores) for r in panel.rows if r.kind != "bound"}
+    known = {name: cost for name, cost in costs.items() if math.isfinite(cost)}
+    if not known:
+        return []
+    cheapest = min(known, key=lambda name: known[name])
+    shown = dict.fromkeys(n for n in ("best single", panel.default, cheapest) if n in known)
+    prices = ", ".join(f"{name} {_number(known[name])}" for name in shown)
+    return [f"a right answer costs (cost-of-pass): {prices}; {cheapest} is the cheapest"]
 
 
 def _sentence(panel: Panel, row: PanelRow) -> str:

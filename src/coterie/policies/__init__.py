@@ -18,6 +18,7 @@ from coterie.policies.chain import Chain
 from coterie.policies.exploring import Explore
 from coterie.policies.guarded import Guarded
 from coterie.policies.pacing import Paced
+from coterie.policies.penalties import Penalties
 from coterie.policies.recruit import (
     RULES,
     Recruit,
@@ -38,6 +39,7 @@ __all__ = [
     "Explore",
     "Guarded",
     "Paced",
+    "Penalties",
     "Policy",
     "Recruit",
     "Selection",
