@@ -13,11 +13,9 @@ ROOT = Path(coterie.__file__).parent
 ORDER = """
 types errors files paging plugins answers folds questions dense columns native records merging
 describing exports lint formats artifacts features layout trees vectors index agreement encoders
-skills routers policies aggregators votes scorers thresholds compositions traces residency experts
-describing exports lint formats artifacts features layout trees vectors index encoders skills
-routers policies aggregators votes scorers thresholds gates compositions traces residency experts
-pool settings config store caching drivers profiling aggregator_benchmark metrics evaluation rasch
-panel learning views holdouts perturbations suggesting newcomers selection scaling synthetic
+skills routers policies aggregators votes scorers thresholds gates compositions traces residency
+experts pool settings config store caching drivers profiling aggregator_benchmark metrics evaluation
+rasch panel learning views holdouts perturbations suggesting newcomers selection scaling synthetic
 simulation deciding runs offpolicy gateway study figures page report panel_report demo console
 testing cli
 """.split()  # noqa: SIM905 (a list of this length is better read as text)

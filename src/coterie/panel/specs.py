@@ -110,8 +110,8 @@ def policy_factory(spec: Spec) -> Callable[[Records], Policy]:
     """
     kind = load("policies", spec.name, allow_import=True)
     if "traits" in _parameters(kind) and "traits" not in spec.settings:
-        _checked(kind, spec.settings, spec)
-        return lambda training: _checked(kind, {**spec.settings, "traits": training.facts}, spec)()
+        checked(kind, spec.settings, spec)
+        return lambda training: checked(kind, {**spec.settings, "traits": training.facts}, spec)()
     if "fallback" not in _parameters(kind) or "fallback" in spec.settings:
         make = checked(kind, spec.settings, spec)
         return lambda training: make()
