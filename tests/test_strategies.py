@@ -24,7 +24,8 @@ TEXT = PAGE.read_text(encoding="utf-8")
 NAME = re.compile(r"\[`(\w+)`\]\(([\w./-]+)\) \((\w+) `([\w-]+)`\)")
 # Sections of the survey's table of strategies.
 SECTIONS = """
-4.1.1 4.1.2 4.1.3 4.2.1 4.2.2 4.2.3 4.2.5 4.3.1 4.3.2 4.3.3 4.4.1 4.4.2 4.4.3 4.4.4 4.4.5 4.4.6
+4.1.1 4.1.2 4.1.3 4.2.1 4.2.2 4.2.3 4.2.4 4.2.5
+4.3.1 4.3.2 4.3.3 4.4.1 4.4.2 4.4.3 4.4.4 4.4.5 4.4.6
 """
 PACKAGES = {"agent-graph": "torch_geometric"}  # of extras
 KINDS = {"router": "routers", "policy": "policies", "composition": "compositions",
