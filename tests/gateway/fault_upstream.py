@@ -457,7 +457,12 @@ class FaultUpstream:
         top, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in lines if line)}
         raw = await reader.readexactly(int(headers.get("content-length", 0)))
-        body = json.loads(raw)
+        try:
+            body = json.loads(raw)
+        except (ValueError, RecursionError):  # more than Python's own parser takes
+            writer.write(b"HTTP/1.1 400 X\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}")
+            await writer.drain()
+            raise ConnectionError("no JSON") from None
         seen = Seen(body["model"], top.split()[1], headers, body, raw)
         self.log.append(seen)
         turn, self._turns[seen.model] = self._turns[seen.model], self._turns[seen.model] + 1

@@ -111,7 +111,8 @@ def read_asked(
     models = tuple(_field(fields, "models", _names.decode, "a list of strings") or ())
     fields.pop("models", None)
     bound = _bound(fields, most_tokens)
-    choices = _field(fields, "n", _count.decode, "a whole number") or 1
+    given = _field(fields, "n", _count.decode, "a whole number")
+    choices = 1 if given is None else given
     if not 1 <= choices <= most_choices:
         raise bad_request(f"n must be between 1 and {most_choices}, got {choices}", "n")
     messages = _read_messages(path, fields)

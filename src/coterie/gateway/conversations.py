@@ -14,11 +14,11 @@ import msgspec
 from coterie.drivers.conversation import Conversation
 from coterie.gateway.attempts import Delivery, Exhausted
 from coterie.gateway.entries import Attempt, Tokens
-from coterie.gateway.failures import UpstreamError, failure
-from coterie.gateway.locals import Chunks, LocalUpstream, text_of, whole
+from coterie.gateway.failures import THEIRS, UpstreamError, failure, redact
+from coterie.gateway.locals import Chunks, LocalUpstream, failure_of, text_of, whole
 from coterie.gateway.replies import Outgoing, Reply, Upstream
 from coterie.gateway.retries import Deadline
-from coterie.gateway.wire import raw
+from coterie.gateway.wire import raw, value_of
 from coterie.types import ONE_OF, Call, Completion, Query, Usage
 
 if TYPE_CHECKING:
@@ -79,10 +79,11 @@ class Talk:
         start = time.perf_counter()
         try:
             completion = await upstream.complete(call, self._deadline)
+            kind = failure_of(completion).kind if completion.broke else ""
         except UpstreamError as error:
             completion = _failed(call, error.failure.message)
+            kind = error.failure.kind
         seconds = time.perf_counter() - start
-        kind = "reset" if completion.broke else ""
         count = completion.usage
         tokens = Tokens(
             count.prompt_tokens, count.completion_tokens, estimated=completion.estimated
@@ -109,7 +110,9 @@ class Talk:
     def delivery(self, completion: Completion, out: Outgoing) -> Composed:
         """The answer of the composition; raises Exhausted where it is a failure."""
         if completion.broke:
-            told = failure("overloaded", str(completion.error))
+            kinds = {one.kind for one in self._attempts}
+            kind = kinds.pop() if len(kinds) == 1 and kinds <= THEIRS else "overloaded"
+            told = failure(kind, redact(str(completion.error)))
             raise Exhausted(told, self._attempts)
         used = [one.tokens for one in self._attempts if one.tokens is not None]
         total = sum(used, Tokens())
@@ -169,16 +172,16 @@ class Composed:
 
 def _whole_query(query: Query, out: Outgoing) -> Query:
     """The query with the client's messages and request options."""
-    if "messages" not in out.fields:
+    if out.path != "/chat/completions":
         return query
-    messages = msgspec.json.decode(out.fields["messages"])
-    params = {k: msgspec.json.decode(v) for k, v in out.fields.items() if k not in OURS}
+    messages = value_of(out.fields, "messages")
+    params = {name: value_of(out.fields, name) for name in out.fields if name not in OURS}
     texts = tuple({**m, "content": text_of(m.get("content"))} for m in messages)
     return replace(query, messages=texts, params=params)
 
 
 def _seed(out: Outgoing) -> int:
-    seed = msgspec.json.decode(out.fields["seed"]) if "seed" in out.fields else 0
+    seed = value_of(out.fields, "seed")
     return seed if isinstance(seed, int) else 0
 
 

@@ -226,7 +226,7 @@ class Exchange:
     def _content(self) -> dict[str, Any]:
         """Messages and answer, where the operator wants them in the log."""
         names = ("messages", "prompt", "input", "tools")
-        asked = {n: msgspec.json.decode(v) for n, v in self.asked.fields.items() if n in names}
+        asked = {n: _readable(v) for n, v in self.asked.fields.items() if n in names}
         body = self.delivery.reply.body if self.delivery is not None else None
         answer = b"".join(self._said) if body is None else body
         return {**asked, "answer": answer.decode("utf-8", "replace")}
@@ -235,3 +235,11 @@ class Exchange:
     def spent(self) -> float:
         """Seconds since the request came, less those spent waiting for experts to begin."""
         return max(time.perf_counter() - self._start - self._waited, 0.0)
+
+
+def _readable(value: msgspec.Raw) -> Any:
+    """A field's value, or the bytes that are none."""
+    try:
+        return msgspec.json.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return bytes(value).decode("utf-8", "replace")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Iterable, Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from coterie.errors import ConfigError
@@ -52,7 +53,7 @@ class Doors:
         if origin is None:
             return
         text = origin.decode("latin-1").lower().rstrip("/")
-        if text in self._origins or urlsplit(text).netloc == host:
+        if text in self._origins or _authority(text) == host:
             return
         raise _forbidden(f"pages from {text!r} may not call this; add it to [gateway] origins")
 
@@ -62,6 +63,13 @@ def _name(host: str) -> str:
     if host.startswith("["):
         return host.partition("]")[0] + "]"
     return host.partition(":")[0]
+
+
+def _authority(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc or None
+    except ValueError:  # no address at all, such as http://[
+        return None
 
 
 def _forbidden(message: str) -> ApiError:
@@ -94,17 +102,28 @@ def addresses(host: str) -> list[str]:
 def barred(address: str, private: bool) -> str:
     """Why no connection goes to this address, "" where one may."""
     ip = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(ip, "ipv4_mapped", None)
-    ip = mapped or ip
+    ip = _within(ip)
     if ip.is_link_local or ip == ipaddress.ip_address("fd00:ec2::254"):
         return "a link-local address"
     if ip.is_multicast or ip.is_unspecified or ip.is_reserved:
         return "no address of a server"
-    if not private and (ip.is_private or ip.is_loopback):
+    if not private and not ip.is_global:
         return "a private address"
     return ""
 
 
+def _within(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> Any:
+    """The IPv4 address that an IPv6 one leads to (mapped, 6to4, NAT64), or else itself."""
+    if isinstance(ip, ipaddress.IPv4Address):
+        return ip
+    translated = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if ip in _NAT64 else None
+    return ip.ipv4_mapped or ip.sixtofour or translated or ip
+
+
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
 def forwarded(headers: Mapping[bytes, bytes]) -> dict[str, str]:
     """The headers of a client that experts may see; never credentials, cookies or addresses."""
-    return {name.decode(): headers[name].decode() for name in FORWARDED if name in headers}
+    given = {name.decode(): headers.get(name, b"") for name in FORWARDED}
+    return {name: value.decode() for name, value in given.items() if value and value.isascii()}

@@ -13,19 +13,30 @@ import msgspec
 from coterie.errors import CoterieError
 from coterie.experts.base import Expert
 from coterie.gateway.entries import Tokens, new_id
-from coterie.gateway.failures import Failure, UpstreamError, failure
+from coterie.gateway.failures import Failure, UpstreamError, failure, redact
 from coterie.gateway.replies import Outgoing, Reply
 from coterie.gateway.retries import Deadline
 from coterie.gateway.staging import Staging
 from coterie.gateway.upstream import HttpUpstream
-from coterie.gateway.wire import Fields, frame
+from coterie.gateway.wire import Fields, bad_request, frame, value_of
 from coterie.types import Call, Completion, Message, derive_seed
 
-OPTIONS = (
-    "temperature", "top_p", "top_k", "min_p", "seed", "stop", "presence_penalty",
-    "frequency_penalty", "repeat_penalty", "response_format", "choices", "reasoning_effort",
-    "chat_template_kwargs",
-)  # fmt: skip
+BOUNDS = ("max_tokens", "max_completion_tokens")
+KINDS: Mapping[str, Any] = {
+    "a number": float,
+    "a whole number": int,
+    "a string": str,
+    "a string or a list of strings": str | list[str],
+    "an object": dict[str, Any],
+}
+OPTIONS: Mapping[str, str] = {
+    **dict.fromkeys(("temperature", "top_p", "min_p"), "a number"),
+    **dict.fromkeys(("presence_penalty", "frequency_penalty", "repeat_penalty"), "a number"),
+    **dict.fromkeys(("top_k", "seed", *BOUNDS), "a whole number"),
+    **dict.fromkeys(("stop", "choices"), "a string or a list of strings"),
+    **dict.fromkeys(("response_format", "chat_template_kwargs"), "an object"),
+    "reasoning_effort": "a string",
+}
 _encode = msgspec.json.encode
 
 
@@ -51,7 +62,7 @@ class LocalUpstream:
             message = f"{self.name} runs inside this gateway and answers no {out.path}"
             raise UpstreamError(failure("bad_request", message))
         call = self._call(out)
-        count = _number(out.fields.get("n"))
+        count = value_of(out.fields, "n") or 1
         async with AsyncExitStack() as stack:
             await enter(stack, self._staging, self._expert, deadline)
             if not out.stream:
@@ -85,12 +96,12 @@ class LocalUpstream:
         completions = await asyncio.gather(*map(self._expert.complete, calls))
         for completion in completions:
             if completion.broke:
-                raise UpstreamError(_failure(completion))
+                raise UpstreamError(failure_of(completion))
         return whole(completions, path)
 
     def _call(self, out: Outgoing) -> Call:
         options = {**self._options, **options_of(out.fields)}
-        return Call(self.name, messages_of(out.fields), "answer", options)
+        return Call(self.name, messages_of(out.fields, out.path), "answer", options)
 
 
 class StagedUpstream:
@@ -241,7 +252,7 @@ class _LocalStream(Reply):
         """Wait for the first piece; raises UpstreamError where there is none."""
         self._first = await anext(self._pieces)
         if isinstance(self._first, Completion) and self._first.broke:
-            raise UpstreamError(_failure(self._first))
+            raise UpstreamError(failure_of(self._first))
 
     def hold(self, stack: AsyncExitStack) -> None:
         """Keep the expert in memory until the stream is closed."""
@@ -261,7 +272,7 @@ class _LocalStream(Reply):
             piece = await anext(self._pieces, None)
         if piece is None or piece.broke:
             told = failure("cut", f"{self.model}: ended without a completion")
-            raise UpstreamError(_failure(piece) if piece else told)
+            raise UpstreamError(failure_of(piece) if piece else told)
         self.finish = piece.finish_reason
         count = piece.usage
         self.tokens = Tokens(
@@ -278,20 +289,22 @@ class _LocalStream(Reply):
             await stack.aclose()
 
 
-def _failure(completion: Completion) -> Failure:
+def failure_of(completion: Completion) -> Failure:
     """Why a local expert failed, from its own words."""
-    told = str(completion.error)
+    told = redact(str(completion.error))
     if "context" in told and ("exceed" in told or "size" in told or "too long" in told):
         return failure("context_length", told, code="context_length_exceeded")
+    if "refused the call" in told:  # the request's fault: no retry, and the expert is not ill
+        return failure("bad_request", told)
     return failure("reset", told)
 
 
-def messages_of(fields: Fields) -> tuple[Message, ...]:
+def messages_of(fields: Fields, path: str) -> tuple[Message, ...]:
     """The request's messages with their texts, or its prompt as one of the user's."""
-    if "messages" in fields:
-        messages = msgspec.json.decode(fields["messages"])
+    if path == "/chat/completions":
+        messages = value_of(fields, "messages")
         return tuple({**m, "content": text_of(m.get("content"))} for m in messages)
-    prompt = msgspec.json.decode(fields["prompt"]) if "prompt" in fields else ""
+    prompt = value_of(fields, "prompt") or ""
     text = prompt if isinstance(prompt, str) else "\n".join(map(str, prompt))
     return ({"role": "user", "content": text},)
 
@@ -305,12 +318,13 @@ def text_of(content: Any) -> str:
 
 def options_of(fields: Fields) -> dict[str, Any]:
     """The request options that experts of this process know."""
-    options = {name: msgspec.json.decode(fields[name]) for name in OPTIONS if name in fields}
-    for name in ("max_tokens", "max_completion_tokens"):
-        if name in fields and (bound := msgspec.json.decode(fields[name])) is not None:
-            options["max_tokens"] = bound
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def _number(value: msgspec.Raw | None) -> int:
-    return 1 if value is None else int(msgspec.json.decode(value) or 1)
+    options = {}
+    for name, kind in OPTIONS.items():
+        if (value := value_of(fields, name)) is None:
+            continue
+        try:
+            msgspec.convert(value, KINDS[kind])
+        except msgspec.ValidationError:
+            raise bad_request(f"{name} must be {kind}", name) from None
+        options["max_tokens" if name in BOUNDS else name] = value
+    return options

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from coterie.gateway.app import MOST_TOKENS, Live, read_body, secret_of
+from coterie.gateway.app import ASKED, MOST_TOKENS, Live, read_body, secret_of
 from coterie.gateway.asked import read_asked
 from coterie.gateway.entries import Key, new_id
 from coterie.gateway.logins import COOKIE, LOCAL, same
@@ -204,10 +204,13 @@ async def _object(request: Request, most: int) -> dict[str, Any]:
 
 
 def _http_error(request: Request, error: Any) -> Response:
-    if error.status_code == 405:
-        message = f"{request.method} is not allowed for {request.url.path}"
-        return refuse(ApiError(405, message, code="method_not_allowed"))
-    message = f"Unknown request URL: {request.method} {request.url.path}."
+    path = request.scope["path"]
+    if error.status_code == 405 or path in ASKED:
+        allowed = (error.headers or {}).get("Allow", "POST").encode()
+        message = f"{request.method} is not allowed for {path}"
+        headers = [(b"allow", allowed)]
+        return refuse(ApiError(405, message, code="method_not_allowed", headers=headers))
+    message = f"Unknown request URL: {request.method} {path}."
     return refuse(ApiError(404, message, code="unknown_url"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,6 +24,7 @@ AUTO = "auto"
 ALL = frozenset({"tools", "vision", "audio", "json_schema", "logprobs", "prefix"})
 MOST_RECRUITED = 16
 OFTEN = 64  # requests between two looks at who is best on average
+COMPOSED = ("/chat/completions", "/completions")  # what several experts can answer together
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +177,10 @@ class Routing:
         name, _, count = model.partition(":")
         if name not in self.compositions:
             raise not_found(model)
-        if not count.isdecimal() and count:
+        if count and not _COUNT.fullmatch(count):
             raise not_found(model)
+        if asked.path not in COMPOSED:
+            raise bad_request(f"{name} answers no {asked.path}; name an expert", "model")
         k = int(count) if count else 3
         if not 1 <= k <= MOST_RECRUITED:
             message = f"the number of experts must be between 1 and {MOST_RECRUITED}, got {k}"
@@ -251,6 +255,9 @@ class Routing:
         experts, composition = decision.experts, named.composition
         if composition != "single" and ("tools" in asked.needs or asked.choices > 1):
             constraints["composition"] = "single: tools and several choices cannot be merged"
+            composition = "single"
+        if composition != "single" and asked.path not in COMPOSED:
+            constraints["composition"] = f"single: it answers no {asked.path}"
             composition = "single"
         if asked.models:
             experts = tuple(dict.fromkeys((experts[0], *asked.models)))
@@ -353,6 +360,7 @@ class Routing:
         return ""
 
 
+_COUNT = re.compile("[0-9]{1,4}")
 _PROBE = Query.from_text("probe", "probe")
 
 

@@ -17,6 +17,7 @@ from coterie.gateway.app import App
 from coterie.gateway.building import Gateway
 from coterie.gateway.guard import is_loopback
 from coterie.gateway.pages import ADMIN_VARIABLE, WEAKEST, Pages
+from coterie.gateway.protocol import Protocol
 
 NOTICE = 1.0  # seconds in which new requests still get a 503 before the port closes
 
@@ -46,7 +47,7 @@ async def serve(
         config = uvicorn.Config(
             application(gateway),
             loop="uvloop",
-            http="httptools",
+            http=Protocol,
             ws="none",
             lifespan="off",
             access_log=False,
@@ -54,7 +55,6 @@ async def serve(
             server_header=False,
             date_header=False,
             timeout_graceful_shutdown=max(1, round(settings.drain)),
-            h11_max_incomplete_event_size=1 << 16,
         )
         await _run(_Server(config, gateway), gateway, listener, say, ready)
     finally:

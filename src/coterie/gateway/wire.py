@@ -65,6 +65,8 @@ def overloaded(message: str, seconds: float = 1.0) -> ApiError:
 def decode_fields(body: bytes) -> Fields:
     """The top level of a JSON object; raises ApiError 400 for anything else."""
     try:
+        if not body.isascii():
+            body.decode()  # values are not looked into, and experts get them as they came
         return _fields.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise bad_request(f"We could not parse the JSON body of your request: {error}") from None
@@ -78,6 +80,17 @@ def encode_fields(fields: Fields) -> bytes:
 def raw(value: Any) -> msgspec.Raw:
     """A value of ours among the client's."""
     return msgspec.Raw(_encode(value))
+
+
+def value_of(fields: Fields, name: str) -> Any:
+    """The value of a field, None without it; raises ApiError 400 where it is none we can hold."""
+    value = fields.get(name)
+    if value is None:
+        return None
+    try:
+        return msgspec.json.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise bad_request(f"{name}: {error}", name) from None
 
 
 def frame(data: bytes) -> bytes:
