@@ -52,6 +52,11 @@ KINDS: Final[Mapping[str, Kind]] = {
     "deadline": Kind(504, "timeout_error", retryable=False, breaker=False),
     "busy": Kind(503, "server_error", breaker=False),
 }
+NAMES: Final[Mapping[str, str]] = {  # OpenAI's codes of kinds that it knows
+    "rate_limited": "rate_limit_exceeded",
+    "quota": "insufficient_quota",
+    "context_length": "context_length_exceeded",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +115,9 @@ class UpstreamError(ExpertError):
 def failure(kind: str, message: str, **given: Any) -> Failure:
     """A failure of ``kind`` with what is usual for it where nothing is ``given``."""
     usual = KINDS[kind]
+    code = NAMES.get(kind, kind)
     return Failure(
-        kind, message, **{"status": usual.status, "type": usual.type, "code": kind, **given}
+        kind, message, **{"status": usual.status, "type": usual.type, "code": code, **given}
     )
 
 
