@@ -16,7 +16,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -271,18 +271,28 @@ _DIGIT = re.compile(r"\d")
 
 def _buckets(text: str, buckets: int) -> NDArray[np.int64]:
     """The bucket of every word, pair of neighbours and character n-gram of the text."""
-    words = _WORD.findall(_DIGIT.sub("0", text.lower()))
-    pairs = [_bucket(f"{a} {b}", buckets) for a, b in itertools.pairwise(words)]
-    parts = [_word_buckets(word, buckets) for word in words]
-    return np.concatenate([*parts, np.array(pairs, np.int64)])
+    words = [_word(word, buckets) for word in _WORD.findall(_DIGIT.sub("0", text.lower()))]
+    # the hash of "a b" goes on where that of "a" ended
+    pairs = [zlib.crc32(b.after, a.hash) for a, b in itertools.pairwise(words)]
+    return np.concatenate([*[word.buckets for word in words], np.array(pairs, np.int64) % buckets])
+
+
+class _Word(NamedTuple):
+    """A word: its buckets with those of its n-grams, its hash, and itself after a space."""
+
+    buckets: NDArray[np.int64]
+    hash: int
+    after: bytes
 
 
 @functools.lru_cache(maxsize=2**14)
-def _word_buckets(word: str, buckets: int) -> NDArray[np.int64]:
-    """The buckets of a word and of its n-grams of 3 to 5 characters, ends marked."""
+def _word(word: str, buckets: int) -> _Word:
+    """The word and its n-grams of 3 to 5 characters, ends marked, as buckets."""
     marked = f"<{word}>"
     grams = (marked[i : i + n] for n in (3, 4, 5) for i in range(len(marked) - n + 1))
-    return np.array([_bucket(gram, buckets) for gram in (word, *grams)], np.int64)
+    found = [_bucket(gram, buckets) for gram in (word, *grams)]
+    encoded = word.encode()
+    return _Word(np.array(found, np.int64), zlib.crc32(encoded), b" " + encoded)
 
 
 def _counted(values: NDArray[np.int64]) -> tuple[NDArray[np.int64], Vectors]:

@@ -21,7 +21,7 @@ class Tariffs:
 
     def cost(self, expert: str, tokens: Tokens) -> float:
         """What these tokens cost; nothing where the price is unknown."""
-        return cost(self.of(expert) or FREE, tokens)
+        return cost(self._or_free(expert), tokens)
 
     def worst(self, experts: Sequence[str], tokens: Tokens, together: bool, strict: bool) -> float:
         """The most that a request may cost: any one of the experts, or all of them together.
@@ -29,11 +29,15 @@ class Tariffs:
         Raises ApiError where a price is unknown, this matters (``strict``) and the operator
         did not say that unknown prices are free.
         """
-        if strict:
-            for expert in experts:
-                self._prices.rates(expert, *self._models.get(expert, ("", "")))
-        costs = [self.cost(expert, tokens) for expert in experts]
+        find = self._known if strict else self._or_free
+        costs = [cost(find(expert), tokens) for expert in experts]
         return sum(costs) if together else max(costs)
+
+    def _known(self, expert: str) -> Rates:
+        return self._prices.rates(expert, *self._models.get(expert, ("", "")))
+
+    def _or_free(self, expert: str) -> Rates:
+        return self.of(expert) or FREE
 
     def prefix_saving(self, expert: str) -> float:
         """What a prompt token saves where the expert has it cached."""
