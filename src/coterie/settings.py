@@ -130,12 +130,25 @@ class ResidencyTable(_Table):
     pin: list[str] = []
 
 
+class DriftTable(_Table):
+    """An alarm where the traffic leaves the records' region.
+
+    Its measure is learnt from the queries of ``records`` (a folder relative to the pool file), or
+    from what the router keeps of its own. While it rings, "auto" asks ``fallback``, an expert.
+    """
+
+    records: str | None = None
+    fallback: str | None = None
+
+
 class GatewayTable(_Table):
     """How the pool is served by ``coterie serve``.
 
     ``keys``: a virtual key is required always, never, or as soon as one exists ("auto").
     ``hosts`` are further names under which the gateway may be addressed. ``hedge`` asks the next
     expert as well after so many seconds without content, for a tenth of the requests at most.
+    ``shadow`` is the folder of a second router that decides without being heard; ``access_log``
+    prints a JSON line a request to standard error.
     """
 
     host: str = "127.0.0.1"
@@ -158,7 +171,9 @@ class GatewayTable(_Table):
     unknown_price: Literal["deny", "free"] = "deny"
     explore: float = Field(default=0.0, ge=0, le=1)
     shadow: str | None = None
-    drift: bool = False
+    drift: DriftTable | None = None
+    log_vectors: bool = True
+    access_log: bool = False
     tracing: bool = False
     timeouts: TimeoutTable = TimeoutTable()
     sessions: SessionTable = SessionTable()
@@ -188,4 +203,5 @@ TABLES: Mapping[str, type[BaseModel]] = {
     "timeouts": TimeoutTable,
     "sessions": SessionTable,
     "residency": ResidencyTable,
+    "drift": DriftTable,
 }

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
 
 from coterie import plugins
 from coterie.config import PER_MILLION, Config, make_composition, read_config
@@ -16,25 +20,37 @@ from coterie.experts.sizes import parse_bytes
 from coterie.gateway.app import Live
 from coterie.gateway.attempts import AttemptOptions, Attempts
 from coterie.gateway.conversations import compositions_of
-from coterie.gateway.exchange import Limits, Observer, Services
+from coterie.gateway.drift import DriftMonitor, training_vectors
+from coterie.gateway.entries import Entry
+from coterie.gateway.exchange import Limits, Services
+from coterie.gateway.exporting import note_encoder
 from coterie.gateway.guard import Doors, check_address, is_loopback
 from coterie.gateway.ledger import Ledger, open_ledger
 from coterie.gateway.locals import LocalUpstream, StagedUpstream
 from coterie.gateway.metering import Meters
+from coterie.gateway.observing import Memory, Observing
 from coterie.gateway.prices import FREE, Prices, Rates
 from coterie.gateway.replies import Timeouts, Upstream
 from coterie.gateway.routing import ALL, Named, Profile, Routing
 from coterie.gateway.sessions import Sessions
+from coterie.gateway.shadow import Shadow
 from coterie.gateway.staging import Staging
 from coterie.gateway.tariffs import Tariffs
 from coterie.gateway.upstream import HttpUpstream
 from coterie.policies import Budget
 from coterie.pool import Pool
-from coterie.routers.base import Router
+from coterie.records import Records
+from coterie.routers.base import Router, load_router
 from coterie.settings import ExpertTable, GatewayTable
 
 if TYPE_CHECKING:
     from coterie.gateway.accounts import Accounts
+    from coterie.gateway.tracing import Tracing
+
+ACCESS = (  # fields of an entry that the access log prints
+    "id", "time", "key", "path", "asked", "policy", "composition", "expert", "status", "error",
+    "stream", "tokens", "cost", "latency", "first_token", "overhead",
+)  # fmt: skip
 
 
 @dataclass
@@ -84,11 +100,21 @@ class Gateway:
         except CoterieError as error:
             self.trouble = str(error)
             raise
+        before.routing.observing.close()
         self.config, self.live.services = config, after
         self.loaded, self.trouble = time.time(), ""
+        await self.start()
+
+    async def start(self) -> None:
+        """Tell the store who makes the vectors from now on."""
+        fingerprint = self.live.services.routing.observing.memory.fingerprint
+        await note_encoder(self.ledger, fingerprint, time.time())
 
     async def close(self) -> None:
         """Give everything back: leases, connections, local experts, the store."""
+        self.live.services.routing.observing.close()
+        if (tracing := self.live.services.tracing) is not None:
+            tracing.close()
         await self.accounts.close()
         for upstream in self.live.services.upstreams.values():
             await upstream.close()
@@ -148,7 +174,7 @@ def services_of(
     """The parts that requests share; counts, breakers and conversations are those of ``before``."""
     settings = config.settings.gateway
     meters = Meters() if before is None else before.meters
-    sessions = Sessions(settings.sessions.seconds, ledger.put_session if ledger else None)
+    sessions = Sessions(settings.sessions.seconds, ledger)
     compositions = _compositions(config, pool)
     tariffs = _tariffs(config)
     services = Services(
@@ -167,7 +193,8 @@ def services_of(
             hedge=settings.hedge,
             refusals=settings.refusals == "next",
         ),
-        observers=_observers(config, router),
+        tracing=_tracing(settings, before),
+        access=_printed if settings.access_log else None,
         compositions=compositions,
     )
     if before is not None and before.sessions is not None and services.sessions is not None:
@@ -177,8 +204,6 @@ def services_of(
 
 def load_router_of(config: Config, folder: Path | None, kind: str | None) -> Router | None:
     """The fitted router, None where neither the pool file nor the command names one."""
-    from coterie.routers.base import load_router
-
     path = folder or config.router_path()
     if path is None:
         return None
@@ -221,6 +246,8 @@ def _routing(
         load_margin=settings.residency.margin,
         latency=meters.expert_latency,
         loads=loads,
+        observing=_observing(config, router),
+        refuge=None if settings.drift is None else settings.drift.fallback,
     )
 
 
@@ -336,8 +363,49 @@ def _compositions(config: Config, pool: Pool) -> dict[str, Any]:
     return compositions_of(made)
 
 
-def _observers(config: Config, router: Router | None) -> list[Observer]:
-    return []
+def _observing(config: Config, router: Router | None) -> Observing:
+    """What watches the traffic, as far as the pool file asks for it."""
+    settings, memory = config.settings.gateway, Memory(router)
+    monitor = None if router is None else _monitor(config, router, memory)
+    shadow = None
+    if settings.shadow is not None:
+        other = load_router(config.path.parent / settings.shadow)
+        shadow = Shadow(other, config.policy())
+    return Observing(memory, monitor, shadow, settings.log_vectors)
+
+
+def _monitor(config: Config, router: Router, memory: Memory) -> DriftMonitor | None:
+    table = config.settings.gateway.drift
+    if table is None:
+        return None
+    if table.records is not None:
+        queries = Records.read(config.path.parent / table.records).queries
+        known = [memory.vector(query.text) for query in queries]
+        found = [vector for vector in known if vector is not None]
+        vectors = np.array(found) if found else None
+    else:
+        vectors = training_vectors(router)
+    if table.fallback is not None and table.fallback not in config.pool().experts:
+        message = f"no expert {table.fallback!r}; there are {', '.join(config.pool().experts)}"
+        raise ConfigError(message, path=config.path, field="gateway.drift.fallback")
+    if vectors is None or memory.fingerprint == "":
+        message = f"the {router.name} router keeps no vectors of its records; name their folder"
+        raise ConfigError(message, path=config.path, field="gateway.drift.records")
+    return DriftMonitor.fit(vectors, encoder=memory.fingerprint, fallback=table.fallback or "")
+
+
+def _tracing(settings: GatewayTable, before: Services | None) -> Tracing | None:
+    if not settings.tracing:
+        return None
+    from coterie.gateway.tracing import Tracing
+
+    return before.tracing if before is not None and before.tracing is not None else Tracing()
+
+
+def _printed(entry: Entry) -> None:
+    """One line a request on standard error: what the log has, without texts and vectors."""
+    facts = {name: getattr(entry, name) for name in ACCESS}
+    print(msgspec.json.encode(facts).decode(), file=sys.stderr)
 
 
 def _check_same(before: Config, after: Config) -> None:

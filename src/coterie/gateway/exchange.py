@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping
+from concurrent.futures import Future
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,6 +16,7 @@ from coterie.gateway.attempts import AttemptOptions, Attempts, Delivery, Exhaust
 from coterie.gateway.conversations import Composed, Talk, converse
 from coterie.gateway.entries import Attempt, Entry, Key, Tokens
 from coterie.gateway.metering import Meters
+from coterie.gateway.observing import choice
 from coterie.gateway.replies import Outgoing, Upstream
 from coterie.gateway.retries import Deadline
 from coterie.gateway.routing import Plan, Routing
@@ -23,6 +25,7 @@ from coterie.gateway.sessions import Sessions
 if TYPE_CHECKING:
     from coterie.gateway.accounts import Accounts, Reservation
     from coterie.gateway.tariffs import Tariffs
+    from coterie.gateway.tracing import Tracing
 
 CLOSED = 499  # the client left; never sent, only logged
 
@@ -32,13 +35,6 @@ class Log(Protocol):
 
     def write(self, entry: Entry) -> None:
         """Keep the entry; never blocks."""
-
-
-class Observer(Protocol):
-    """What looks at queries without answering them: a shadow router, the drift monitor."""
-
-    def observe(self, entry: Entry, plan: Plan) -> None:
-        """Note a query that was routed; must be quick and not raise."""
 
 
 @dataclass(slots=True)
@@ -64,7 +60,8 @@ class Services:
     sessions: Sessions | None = None
     limits: Limits = field(default_factory=Limits)
     options: AttemptOptions = field(default_factory=AttemptOptions)
-    observers: Sequence[Observer] = ()
+    tracing: Tracing | None = None
+    access: Callable[[Entry], None] | None = None
     compositions: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -75,19 +72,8 @@ class Exchange:
     """
 
     __slots__ = (
-        "_at_begin",
-        "_began",
-        "_said",
-        "_start",
-        "_waited",
-        "asked",
-        "attempts",
-        "delivery",
-        "entry",
-        "key",
-        "plan",
-        "reservation",
-        "services",
+        "_at_begin", "_began", "_said", "_shadow", "_start", "_trace", "_waited", "asked",
+        "attempts", "delivery", "entry", "key", "plan", "reservation", "services",
     )  # fmt: skip
 
     def __init__(self, services: Services, key: Key, asked: Asked, id: str, start: float) -> None:
@@ -108,11 +94,14 @@ class Exchange:
         self._start, self._began, self._waited = start, 0.0, 0.0
         self._at_begin = 0.0
         self._said: list[bytes] = []
+        self._shadow: Future[str | None] | None = None
+        self._trace: str | None = None
 
     async def begin(self, headers: Mapping[str, str]) -> Delivery | Composed:
         """Plan, reserve and ask; returns when an answer is certain. Raises ApiError."""
         services, asked = self.services, self.asked
-        self.plan = plan = self._planned()
+        self.plan = plan = self._planned(await self._stay())
+        self._trace = headers.get("traceparent")
         self.reservation = await self._reserved(plan)
         self._at_begin = time.perf_counter()
         deadline = Deadline(services.limits.total)
@@ -139,13 +128,18 @@ class Exchange:
             return options
         return replace(options, midstream=wish, restart_shown=wish == "restart")
 
-    def _planned(self) -> Plan:
+    async def _stay(self) -> str:
+        """Who answered this conversation before, "" where nobody did."""
+        sessions, asked = self.services.sessions, self.asked
+        if sessions is None:
+            return ""
+        self.entry.session = sessions.name(self.key.id, asked)
+        if asked.turns == 1 and asked.wishes.session is None:
+            return ""
+        return await sessions.expert(self.entry.session)
+
+    def _planned(self, stay: str) -> Plan:
         services, asked, entry = self.services, self.asked, self.entry
-        stay = ""
-        if services.sessions is not None:
-            entry.session = services.sessions.name(self.key.id, asked)
-            if asked.turns > 1 or asked.wishes.session:
-                stay = services.sessions.expert(entry.session)
         plan = services.routing.plan(asked, entry.id, self.key.experts, stay)
         entry.policy, entry.composition = plan.policy, plan.composition or "single"
         entry.decided, entry.propensity = plan.experts[0], plan.propensity
@@ -154,8 +148,11 @@ class Exchange:
         entry.constraints = plan.constraints
         if plan.decision is not None:
             entry.reason, entry.evidence = plan.decision.reason, dict(plan.decision.evidence)
-            for observer in services.observers:
-                observer.observe(entry, plan)
+            entry.drift = plan.drift
+            observing = services.routing.observing
+            observing.note(entry, asked.text)
+            if plan.query is not None:
+                self._shadow = observing.submit(plan.query, entry.decided)
         return plan
 
     async def _reserved(self, plan: Plan) -> Reservation:
@@ -214,8 +211,13 @@ class Exchange:
             entry.baseline = services.prices.cost(best, used[-1])
         if services.limits.log_content:
             entry.content = self._content()
+        entry.shadow = choice(self._shadow)
         services.meters.add(entry)
         services.log.write(entry)
+        if services.access is not None:
+            services.access(entry)
+        if services.tracing is not None:
+            services.tracing.record(entry, self._trace)
 
     def _priced(self, attempt: Attempt) -> Attempt:
         if attempt.tokens is None:

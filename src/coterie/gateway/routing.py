@@ -15,6 +15,7 @@ from coterie.compositions import Composition
 from coterie.errors import CoterieError
 from coterie.gateway.asked import NO_WISHES, Asked, Wishes
 from coterie.gateway.entries import Candidate
+from coterie.gateway.observing import Memory, Observing
 from coterie.gateway.wire import ApiError, bad_request, not_found
 from coterie.policies import Explore, Policy, Recruit, Utility
 from coterie.routers.base import Router
@@ -59,6 +60,7 @@ class Plan:
     explored: bool = False
     quality: float | None = None
     cost: float | None = None
+    drift: float | None = None
     candidates: list[Candidate] = field(default_factory=list)
     constraints: dict[str, Any] = field(default_factory=dict)
 
@@ -88,6 +90,8 @@ class Routing:
         Seconds an expert takes now, None while unknown.
     loads
         Names of local experts that would have to be loaded first.
+    observing, refuge
+        What watches for drift, and the expert that "auto" asks first while there is some.
     """
 
     def __init__(
@@ -103,12 +107,16 @@ class Routing:
         load_margin: float = 0.0,
         latency: Callable[[str], float | None] = lambda name: None,
         loads: Callable[[], frozenset[str]] = frozenset,
+        observing: Observing | None = None,
+        refuge: str | None = None,
     ) -> None:
         self.profiles, self.router, self.default = dict(profiles), router, default
         self.policies = dict(policies or {})
         self.compositions = dict(compositions or {})
         self.explore, self.stay_margin, self.load_margin = explore, stay_margin, load_margin
         self.latency, self.loads = latency, loads
+        self.observing = observing or Observing(Memory(router))
+        self.refuge = refuge
         if router is not None:
             self.experts: tuple[str, ...] = tuple(router.predict([_PROBE]).experts)
             if missing := [name for name in self.experts if name not in self.profiles]:
@@ -227,6 +235,7 @@ class Routing:
         ]
         columns = [j for j, why in enumerate(barred) if not why]
         candidates = self._candidates(estimates, qualities, costs, barred)
+        drift = self.observing.measure(asked.text)
         if not columns:
             raise _nobody(candidates)
         if len(columns) < len(barred):
@@ -241,7 +250,23 @@ class Routing:
             decision = policy.choose(judged)
         else:
             (decision,) = policy.decide([query], judged)
-        return self._plan(decision, named, query, candidates, constraints, asked)
+        if self.observing.alarm and self.refuge in estimates.experts and named is self.default:
+            decision = self._sheltered(decision, estimates)
+            constraints["drift"] = f"traffic is away from the records, so {self.refuge} is asked"
+        plan = self._plan(decision, named, query, candidates, constraints, asked)
+        plan.drift = drift
+        return plan
+
+    def _sheltered(self, decision: Decision, estimates: Estimates) -> Decision:
+        """The expert for queries that the records say nothing of, alone, the others behind it."""
+        assert self.refuge is not None
+        others = [name for name in estimates.experts if name != self.refuge]
+        experts = (self.refuge, *others)
+        weights = (1.0,) * len(experts)
+        evidence = {"policy": "drift"}
+        return replace(
+            decision, composition="single", experts=experts, weights=weights, evidence=evidence
+        )
 
     def _plan(
         self,
@@ -252,7 +277,7 @@ class Routing:
         constraints: dict[str, Any],
         asked: Asked,
     ) -> Plan:
-        experts, composition = decision.experts, named.composition
+        experts, composition = decision.experts, decision.composition
         if composition != "single" and ("tools" in asked.needs or asked.choices > 1):
             constraints["composition"] = "single: tools and several choices cannot be merged"
             composition = "single"

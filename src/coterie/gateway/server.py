@@ -42,6 +42,7 @@ async def serve(
     settings = gateway.settings
     threadpool_limits(1, "blas")  # a request's vectors are short: threads cost more than they save
     await gateway.accounts.start()
+    await gateway.start()
     try:
         await check_binding(gateway)
         listener = bind(settings.host, settings.port)

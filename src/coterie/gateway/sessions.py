@@ -6,8 +6,11 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 
 from coterie.gateway.asked import Asked
+from coterie.gateway.ledger import Ledger
+from coterie.gateway.ledger_writer import StoreDown
 
 MOST = 100_000  # conversations remembered here
 
@@ -22,10 +25,10 @@ class Sessions:
     def __init__(
         self,
         seconds: float = 3600.0,
-        share: Callable[[str, str, float], None] | None = None,
+        ledger: Ledger | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.seconds, self._share, self._clock = seconds, share, clock
+        self.seconds, self._ledger, self._clock = seconds, ledger, clock
         self._known: OrderedDict[str, tuple[str, float]] = OrderedDict()
 
     @staticmethod
@@ -35,9 +38,16 @@ class Sessions:
         words = f"{key}\0{given}" if given else f"{key}\0\0{asked.opening}"
         return hashlib.blake2b(words.encode("utf-8", "replace"), digest_size=12).hexdigest()
 
-    def expert(self, name: str) -> str:
-        """Who answered last, "" where nobody did or it is too long ago."""
+    async def expert(self, name: str) -> str:
+        """Who answered last, "" where nobody did or it is too long ago.
+
+        What is not known here another replica may know, or this one before it was started anew.
+        """
         found = self._known.get(name)
+        if found is None and self._ledger is not None:
+            with suppress(StoreDown):
+                row = await self._ledger.get_session(name)
+                found = None if row is None else (row.expert, row.time)
         if found is None or self._clock() - found[1] > self.seconds:
             return ""
         return found[0]
@@ -50,10 +60,5 @@ class Sessions:
         self._known.move_to_end(name)
         if len(self._known) > MOST:
             self._known.popitem(last=False)
-        if self._share is not None and (before is None or before[0] != expert):
-            self._share(name, expert, now)
-
-    def learn(self, name: str, expert: str, at: float) -> None:
-        """What another replica said; the later word holds."""
-        if name not in self._known or self._known[name][1] < at:
-            self._known[name] = (expert, at)
+        if self._ledger is not None and (before is None or before[0] != expert):
+            self._ledger.put_session(name, expert, now)

@@ -123,8 +123,5 @@ def tiles(gateway: Gateway) -> Element:
 
 def drift_limit(gateway: Gateway) -> float | None:
     """Distance from which a request counts as far from the records, None where nobody watches."""
-    for observer in gateway.live.services.observers:
-        limit = getattr(getattr(observer, "monitor", observer), "limit", None)
-        if isinstance(limit, float):
-            return limit
-    return None
+    monitor = gateway.live.services.routing.observing.monitor
+    return None if monitor is None else monitor.limit
