@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import uvicorn
-from dashboard_world import EVIL, gateway_of, put, says, serve_some
+from dashboard_world import EVIL, gateway_of, put, says
 from log_world import entry, texts
 
 from coterie.gateway.building import Gateway
@@ -295,11 +295,16 @@ def test_an_answer_under_way_can_be_stopped(browser: Browser, tmp_path: Path) ->
     assert site.faults == []
 
 
-def test_savings_and_the_plane_follow_real_traffic(browser: Browser, site: Site) -> None:
-    from dashboard_world import client_of
-
-    serve_some(client_of(site.gateway), 24)
+def test_a_reload_that_is_refused_says_why(browser: Browser, site: Site, tmp_path: Path) -> None:
+    path = tmp_path / "pool.toml"
     with opened(browser, site) as page:
-        expect(page.locator("#trade-off")).to_contain_text("24 queries: the latest requests")
-        expect(page.locator("#spending-region")).to_contain_text("over the latest 24 requests")
-    assert site.faults == []
+        path.write_text(path.read_text().replace("'utility'", "'no-such-policy'"))
+        page.click("#reload")
+        expect(page.locator("#notice")).to_contain_text("no-such-policy")
+        expect(page.locator("#status-region")).to_contain_text("The last reload was refused")
+        path.write_text(path.read_text().replace("'no-such-policy'", "'utility'"))
+        page.click("#reload")
+        expect(page.locator("#notice")).to_be_hidden()
+        expect(page.locator("#status-region")).not_to_contain_text("refused:")
+    assert len(site.faults) == 1
+    assert "409" in site.faults[0]

@@ -62,32 +62,30 @@ def test_teams_are_listed_with_their_budgets(tmp_path: Path) -> None:
         assert "no team 'lab'" in made.json()["error"]["message"]
         asyncio.run(gateway.ledger.put_team(Team("lab", 7.0, "month")))
         assert change(client, "keys/create", {"name": "x", "team": "lab"}).status_code == 200
-        assert "lab budget 7 month" in words_of(client.get("/dashboard/api/keys").json())
+        assert "lab budget 7 month 0" in words_of(client.get("/dashboard/api/keys").json())
 
 
-@pytest.mark.parametrize(
-    ("fields", "why"),
-    [
-        ({}, "expected a name"),
-        ({"name": "x", "budget": "5"}, "budget must be a number"),
-        ({"name": "x", "budget": -1}, "at least 0"),
-        ({"name": "x", "rpm": 1.5}, "rpm must be a number"),
-        ({"name": "x", "rpm": True}, "rpm must be a number"),
-        ({"name": "x", "period": "year"}, "expected one of total, day, month"),
-        ({"name": "x", "expires": "soon"}, "date like"),
-        ({"name": "x", "experts": "ann"}, "list of names"),
-        ({"name": "x", "digest": "00"}, "no such field: digest"),
-        ({"name": 5}, "name must be a text"),
-    ],
-)
-def test_a_key_that_makes_no_sense_is_refused(
-    tmp_path: Path, fields: dict[str, Any], why: str
-) -> None:
+NO_KEYS: list[tuple[dict[str, Any], str]] = [
+    ({}, "expected a name"),
+    ({"name": "x", "budget": "5"}, "budget must be a number"),
+    ({"name": "x", "budget": -1}, "at least 0"),
+    ({"name": "x", "rpm": 1.5}, "rpm must be a number"),
+    ({"name": "x", "rpm": True}, "rpm must be a number"),
+    ({"name": "x", "period": "year"}, "expected one of total, day, month"),
+    ({"name": "x", "expires": "soon"}, "date like"),
+    ({"name": "x", "experts": "ann"}, "list of names"),
+    ({"name": "x", "digest": "00"}, "no such field: digest"),
+    ({"name": 5}, "name must be a text"),
+]
+
+
+def test_a_key_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
     with gateway_of(tmp_path, routed=False) as gateway:
         client = client_of(gateway)
-        answer = change(client, "keys/create", fields)
-        assert answer.status_code in (400, 409)
-        assert why in answer.json()["error"]["message"]
+        for fields, why in NO_KEYS:
+            answer = change(client, "keys/create", fields)
+            assert answer.status_code in (400, 409), fields
+            assert why in answer.json()["error"]["message"]
         assert "no key yet" in words_of(client.get("/dashboard/api/keys").json())
 
 
@@ -131,12 +129,13 @@ def test_an_infinite_willingness_to_pay_is_null(tmp_path: Path) -> None:
         assert default.policy == Utility()
 
 
-@pytest.mark.parametrize("price", ["1", -1, True, [], "nan"])
-def test_a_willingness_to_pay_that_is_none_changes_nothing(tmp_path: Path, price: Any) -> None:
+def test_a_willingness_to_pay_that_is_none_changes_nothing(tmp_path: Path) -> None:
     with gateway_of(tmp_path) as gateway:
         client = client_of(gateway)
         before = gateway.live.services.routing.default
-        assert change(client, "policy", {"willingness_to_pay": price}).status_code == 400
+        prices: list[Any] = ["1", -1, True, [], "nan"]
+        for price in prices:
+            assert change(client, "policy", {"willingness_to_pay": price}).status_code == 400
         assert change(client, "policy", {}).status_code == 400
         assert gateway.live.services.routing.default is before
 
@@ -195,12 +194,10 @@ def test_a_breaker_is_closed_so_that_the_next_request_passes(tmp_path: Path) -> 
         assert ask(client, model="ann").status_code == 200
 
 
-@pytest.mark.parametrize("body", ["[]", "null", "{", "[" * 5000, '"x"', "\xff"])
-def test_a_body_that_is_no_object_is_a_400(tmp_path: Path, body: str) -> None:
+def test_a_body_that_is_no_object_is_a_400(tmp_path: Path) -> None:
     with gateway_of(tmp_path, routed=False) as gateway:
         client = client_of(gateway)
         headers = {"x-coterie-token": token_of(client.get("/").text), **JSON}
-        answer = client.post(
-            "/dashboard/api/reload", content=body.encode("latin-1"), headers=headers
-        )
-        assert answer.status_code == 400
+        for body in (b"[]", b"null", b"{", b"[" * 5000, b'"x"', b"\xff"):
+            answer = client.post("/dashboard/api/reload", content=body, headers=headers)
+            assert answer.status_code == 400, body

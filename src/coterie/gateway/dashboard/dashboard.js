@@ -209,10 +209,11 @@ $("key-form")?.addEventListener("submit", async (event) => {
 $("secret-copy")?.addEventListener("click", async () => {
   await attempt(() => navigator.clipboard.writeText($("secret-text").textContent));
 });
-$("secret-done")?.addEventListener("click", () => {
+function forget() {
   $("secret-text").textContent = "";
   $("secret").hidden = true;
-});
+}
+$("secret-done")?.addEventListener("click", forget);
 
 // -- buttons within regions, and those of the header
 
@@ -222,7 +223,7 @@ document.addEventListener("click", async (event) => {
   const { revoke, reset, name } = button.dataset;
   if (revoke !== undefined) {
     if (!confirm(`Revoke the key ${name}? Whoever uses it is refused from now on.`)) return;
-    await attempt(() => change("keys/revoke", { id: revoke }));
+    if (await attempt(() => change("keys/revoke", { id: revoke }))) forget();
     await Promise.all([refreshed("keys"), refreshed("status")]);
   } else {
     await attempt(() => change("experts/reset", { expert: reset }));

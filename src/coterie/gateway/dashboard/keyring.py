@@ -14,17 +14,8 @@ STATES = {"active": "good", "revoked": "bad", "expired": "warn"}
 def keyring(keys: Sequence[Mapping[str, Any]], teams: Sequence[Mapping[str, Any]]) -> list[Node]:
     """The tables of keys and of teams."""
     head = (
-        "key",
-        "prefix",
-        "team",
-        "state",
-        "limits",
-        "experts",
-        "expires",
-        "",
-        "spent",
-        "of budget",
-    )
+        "key", "prefix", "state", "", "limits", "team", "experts", "expires", "spent", "of budget",
+    )  # fmt: skip
     order = sorted(keys, key=lambda key: (key["state"] != "active", -key["created"]))
     made: list[Node] = [table("Keys", head, [_key(key) for key in order], 8, "no key yet")]
     if teams:
@@ -43,12 +34,12 @@ def _key(key: Mapping[str, Any]) -> list[Node]:
     return [
         element("strong", key["name"]),
         element("code", f"{key['prefix']}…"),
-        key["team"],
         badge(key["state"], STATES[key["state"]]),
+        revoke if key["state"] == "active" else "",
         in_words(key),
+        key["team"],
         ", ".join(key["experts"]) or "all",
         "" if key["expires"] is None else moment(key["expires"], "%Y-%m-%d"),
-        revoke if key["state"] == "active" else "",
         number(key["settled"]),
         _used(key),
     ]
