@@ -10,10 +10,11 @@ from typing import Any, TypeAlias
 
 from coterie.gateway.asked import Asked, read_asked
 from coterie.gateway.entries import new_id
-from coterie.gateway.exchange import CLOSED, Exchange, Services
+from coterie.gateway.exchange import CLOSED, Exchange
 from coterie.gateway.failures import UpstreamError, redact
 from coterie.gateway.guard import Doors, forwarded
 from coterie.gateway.logins import Logins
+from coterie.gateway.services import Services
 from coterie.gateway.wire import DONE, HEARTBEAT, ApiError, frame, overloaded
 
 Scope: TypeAlias = MutableMapping[str, Any]

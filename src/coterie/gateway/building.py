@@ -22,7 +22,6 @@ from coterie.gateway.attempts import AttemptOptions, Attempts
 from coterie.gateway.conversations import compositions_of
 from coterie.gateway.drift import DriftMonitor, training_vectors
 from coterie.gateway.entries import Entry
-from coterie.gateway.exchange import Limits, Services
 from coterie.gateway.exporting import note_encoder
 from coterie.gateway.guard import Doors, check_address, is_loopback
 from coterie.gateway.ledger import Ledger, open_ledger
@@ -32,6 +31,7 @@ from coterie.gateway.observing import Memory, Observing
 from coterie.gateway.prices import FREE, Prices, Rates
 from coterie.gateway.replies import Timeouts, Upstream
 from coterie.gateway.routing import ALL, Named, Profile, Routing
+from coterie.gateway.services import Limits, Services
 from coterie.gateway.sessions import Sessions
 from coterie.gateway.shadow import Shadow
 from coterie.gateway.staging import Staging

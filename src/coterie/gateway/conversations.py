@@ -22,8 +22,8 @@ from coterie.gateway.wire import raw, value_of
 from coterie.types import ONE_OF, Call, Completion, Query, Usage
 
 if TYPE_CHECKING:
-    from coterie.gateway.exchange import Services
     from coterie.gateway.routing import Plan
+    from coterie.gateway.services import Services
 
 UNSENT = frozenset({"choices", ONE_OF})
 OURS = frozenset({"messages", "model", "stream", "stream_options", "n"})

@@ -3,66 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from concurrent.futures import Future
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from coterie.gateway.asked import Asked
-from coterie.gateway.attempts import AttemptOptions, Attempts, Delivery, Exhausted
+from coterie.gateway.attempts import AttemptOptions, Delivery, Exhausted
 from coterie.gateway.conversations import Composed, Talk, converse
 from coterie.gateway.entries import Attempt, Entry, Key, Tokens
-from coterie.gateway.metering import Meters
 from coterie.gateway.observing import choice
-from coterie.gateway.replies import Outgoing, Upstream
+from coterie.gateway.replies import Outgoing
 from coterie.gateway.retries import Deadline
-from coterie.gateway.routing import Plan, Routing
-from coterie.gateway.sessions import Sessions
+from coterie.gateway.routing import Plan
+from coterie.gateway.services import Services
 
 if TYPE_CHECKING:
-    from coterie.gateway.accounts import Accounts, Reservation
-    from coterie.gateway.tariffs import Tariffs
-    from coterie.gateway.tracing import Tracing
+    from coterie.gateway.accounts import Reservation
 
 CLOSED = 499  # the client left; never sent, only logged
-
-
-class Log(Protocol):
-    """Where entries go."""
-
-    def write(self, entry: Entry) -> None:
-        """Keep the entry; never blocks."""
-
-
-@dataclass(slots=True)
-class Limits:
-    """What a request may take at most."""
-
-    total: float = 600.0
-    answer_tokens: int = 4096
-    log_content: bool = False
-
-
-@dataclass(slots=True)
-class Services:
-    """What requests share. A reload makes another one; those under way keep theirs."""
-
-    routing: Routing
-    upstreams: Mapping[str, Upstream]
-    attempts: Attempts
-    accounts: Accounts
-    prices: Tariffs
-    log: Log
-    meters: Meters
-    sessions: Sessions | None = None
-    limits: Limits = field(default_factory=Limits)
-    options: AttemptOptions = field(default_factory=AttemptOptions)
-    tracing: Tracing | None = None
-    access: Callable[[Entry], None] | None = None
-    compositions: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Exchange:

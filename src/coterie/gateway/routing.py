@@ -288,7 +288,10 @@ class Routing:
             experts = tuple(dict.fromkeys((experts[0], *asked.models)))
             if unknown := [name for name in experts if name not in self.profiles]:
                 raise not_found(unknown[0])
-        first = next(c for c in candidates if c.expert == experts[0])
+        known = {c.expert: c for c in candidates}
+        first = known[experts[0]]
+        asked_all = experts if composition != "single" else experts[:1]
+        costs = [known[name].cost for name in asked_all if name in known]
         return Plan(
             experts=experts,
             policy=named.name,
@@ -298,7 +301,7 @@ class Routing:
             propensity=float(decision.evidence.get("propensity", 1.0)),
             explored=bool(decision.evidence.get("explored", False)),
             quality=first.quality,
-            cost=first.cost,
+            cost=None if None in costs else sum(c for c in costs if c is not None),
             candidates=candidates,
             constraints=constraints,
         )
