@@ -1,21 +1,29 @@
 """What the dashboard shows, read from its pages and its JSON without a browser."""
 
 import asyncio
+import contextlib
 import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from dashboard_world import ask, client_of, gateway_of, plain, put, serve_some, words_of
-from log_world import entry
+from log_world import entry, records, texts
 
 import coterie.gateway.dashboard
 from coterie.gateway.dashboard.nodes import element, render, table
+from coterie.gateway.dashboard.watch import watch
+from coterie.gateway.drift import DriftMonitor
 from coterie.gateway.entries import Attempt, Candidate, Tokens
 from coterie.gateway.ledger import Ledger
-from coterie.types import Call
+from coterie.gateway.observing import Memory, Observing
+from coterie.gateway.shadow import Shadow
+from coterie.policies import Utility
+from coterie.routers.neighbors import KNN
+from coterie.types import Call, Query
 
 STYLE = (Path(coterie.gateway.dashboard.__file__).parent / "dashboard.css").read_text()
 SCRIPT = (Path(coterie.gateway.dashboard.__file__).parent / "dashboard.js").read_text()
@@ -237,3 +245,20 @@ def test_either_store_knows_failures_and_pairs_of_cost_and_always_best(ledger: L
         assert await ledger.pairs(0.0, 1) == [(2.0, 3.0)]
 
     asyncio.run(read())
+
+
+def test_drift_and_the_shadow_router_are_shown_where_they_are_switched_on() -> None:
+    assert watch({"drift": None, "shadow": None}) == []
+    monitor = DriftMonitor.fit(np.random.default_rng(0).normal(size=(300, 4)), window=64)
+    shadow = Shadow(KNN().fit(records(20)), Utility())
+    for text in texts(6):
+        shadow.observe(Query.from_text(text, text), "ann")
+    for _ in range(64):
+        monitor.observe(np.full(4, 50.0))
+    with contextlib.closing(shadow):
+        observing = Observing(Memory(None), monitor, shadow)
+        shown = plain(render(*watch(observing.state())))
+    assert "drift alarm" in shown
+    assert "64 of the last 64 requests" in shown
+    assert "agrees on 50.0 % of 6 requests" in shown
+    assert re.search(r"would have asked.*bob 3", shown)

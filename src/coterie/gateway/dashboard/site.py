@@ -31,6 +31,7 @@ from coterie.gateway.dashboard.nodes import Node, element, moment
 from coterie.gateway.dashboard.spending import PAIRS, Savings, savings, spending
 from coterie.gateway.dashboard.tradeoff import TradeOff, described, why_no_plane
 from coterie.gateway.dashboard.traffic import SHOWN, drift_limit, filters_of, tiles, traffic_table
+from coterie.gateway.dashboard.watch import watch
 from coterie.gateway.keys import make_key
 from coterie.gateway.logins import LOCAL
 from coterie.gateway.owners import add_key, owned, revoke_key
@@ -197,7 +198,8 @@ class Dashboard:
 
     def _status(self) -> list[Node]:
         """Figures since the start, what runs, what was changed by hand, what was refused."""
-        gateway, made = self.gateway, [tiles(self.gateway)]
+        gateway = self.gateway
+        made: list[Node] = [tiles(gateway)]
         routing = self.live.services.routing
         router = routing.router
         fitted = "no router" if router is None else f"router {router.name}"
@@ -209,11 +211,12 @@ class Dashboard:
         if gateway.trouble:
             text = f"The last reload was refused: {gateway.trouble}"
             made.append(element("p", text, class_="refusal"))
+        made += watch(routing.observing.state())
         lines = [element("li", moment(at), f" {text}") for at, text in reversed(self.changes)]
         if lines:
             summary = element("summary", f"{len(lines)} changes made here")
             made.append(element("details", summary, element("ul", *lines), id="changes"))
-        return [*made]
+        return made
 
     async def _key_names(self) -> dict[str, str]:
         keys, _ = await self.ledger.owners()

@@ -11,6 +11,7 @@ from coterie.gateway.dashboard import chart, layout, plane
 from coterie.gateway.dashboard.nodes import Node, element, number
 from coterie.gateway.ledger import Ledger
 from coterie.gateway.routing import Named, Routing
+from coterie.routers.base import Router
 
 FRESH = 10.0  # seconds that a sample is kept
 
@@ -21,6 +22,7 @@ class TradeOff:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._kept: tuple[float, Routing, plane.Sample | None] | None = None
+        self._texts: tuple[Routing, plane.Sample | None] | None = None
 
     async def panel(self, routing: Routing) -> list[Node]:
         """The drawing and its slider, or why there is none."""
@@ -53,10 +55,17 @@ class TradeOff:
         entries = await self._ledger.recent(plane.MOST)
         found = plane.sample_of_traffic(entries, routing.experts)
         if found is None:
-            texts = plane.training_texts(router)
-            found = await asyncio.to_thread(plane.sample_of_texts, router, texts)
+            found = await self._own(routing, router)
         self._kept = time.monotonic(), routing, found
         return found
+
+    async def _own(self, routing: Routing, router: Router) -> plane.Sample | None:
+        """The router's own questions, estimated once for each router that is read."""
+        if self._texts is None or self._texts[0] is not routing:
+            texts = plane.training_texts(router)
+            made = await asyncio.to_thread(plane.sample_of_texts, router, texts)
+            self._texts = routing, made
+        return self._texts[1]
 
 
 def described(named: Named) -> str:
