@@ -13,6 +13,7 @@ from coterie.gateway.wire import ApiError, Fields, bad_request, decode_fields
 NAMESPACE = "coterie"  # body object; headers begin with x-coterie-
 HEADER = b"x-coterie-"
 CHARACTERS_PER_TOKEN = 4
+TOKENS_PER_MEDIUM = 1000  # of a picture or a recording, about
 T = TypeVar("T")
 
 
@@ -38,6 +39,7 @@ class Wishes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 NO_WISHES = Wishes()
+_COUNTED = ("messages", "prompt", "input", "tools")
 _LISTS = frozenset({"tags", "experts", "exclude", "skills"})
 
 
@@ -119,7 +121,6 @@ def read_asked(
     needs = _needs(fields, messages)
     said = [_text_of(m.content) for m in messages if m.role == "user"]
     options = _field(fields, "stream_options", _stream_options.decode, "an object")
-    size = sum([len(fields[name]) for name in ("messages", "prompt", "input") if name in fields])
     return Asked(
         path=path,
         model=model,
@@ -132,7 +133,7 @@ def read_asked(
         opening=said[0] if said else "",
         turns=len(messages),
         needs=needs,
-        prompt_tokens=size // CHARACTERS_PER_TOKEN,
+        prompt_tokens=_estimated(fields, needs, messages),
         answer_tokens=bound,
         choices=choices,
     )
@@ -196,15 +197,26 @@ def _text_of(content: str | list[_Part] | None) -> str:
     return "\n".join([part.text for part in content or () if part.text])
 
 
+def _estimated(fields: Fields, needs: frozenset[str], messages: list[_Message]) -> int:
+    """Tokens of the prompt, by its length; pictures and sound count by number."""
+    length = sum([len(fields[name]) for name in _COUNTED if name in fields])
+    if not needs & {"vision", "audio"}:
+        return length // CHARACTERS_PER_TOKEN
+    length += sum([len(_text_of(m.content)) for m in messages]) - len(fields["messages"])
+    lists = [m.content for m in messages if isinstance(m.content, list)]
+    media = sum([part.type != "text" for parts in lists for part in parts])
+    return length // CHARACTERS_PER_TOKEN + media * TOKENS_PER_MEDIUM
+
+
 def _needs(fields: Fields, messages: list[_Message]) -> frozenset[str]:
     """Capabilities without which the request cannot be answered."""
     needs = set()
     for name in ("tools", "functions"):
-        if fields.get(name, b"") not in (b"", b"null", b"[]"):
+        if name in fields and bytes(fields[name]) not in (b"null", b"[]"):
             needs.add("tools")
     if (form := _field(fields, "response_format", _format.decode, "an object")) is not None:
         needs |= {"json_schema"} & {form.type}
-    if fields.get("logprobs", b"") == b"true":
+    if "logprobs" in fields and bytes(fields["logprobs"]) == b"true":
         needs.add("logprobs")
     for message in messages:
         if isinstance(message.content, list):
