@@ -193,7 +193,7 @@ class Visit:
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self.app, self.parts = app, [body] if isinstance(body, bytes) else list(body)
-        self.answer, self.read = Answer(), 0
+        self.answer, self.read, self.torn = Answer(), 0, False
         self._left = asyncio.Event()
         self._seen = asyncio.Condition()
         given = {"host": "localhost", **(headers or {})}
@@ -226,7 +226,11 @@ class Visit:
     async def _receive(self) -> dict[str, Any]:
         if self.parts:
             body, self.read = self.parts.pop(0), self.read + 1
-            return {"type": "http.request", "body": body, "more_body": bool(self.parts)}
+            return {
+                "type": "http.request",
+                "body": body,
+                "more_body": bool(self.parts) or self.torn,
+            }
         await self._left.wait()
         return {"type": "http.disconnect"}
 

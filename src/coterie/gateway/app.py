@@ -135,7 +135,8 @@ class _Request:
                 await self._end(503, "shutdown")
                 raise
             task.uncancel()
-            self._services.meters.disconnects += 1
+            if self._exchange is not None and not self._exchange.over:
+                self._services.meters.disconnects += 1
             await self._end(CLOSED, "client_closed")
         finally:
             self._over = True

@@ -35,7 +35,7 @@ class Exchange:
 
     __slots__ = (
         "_at_begin", "_began", "_said", "_shadow", "_start", "_trace", "_waited", "asked",
-        "attempts", "delivery", "entry", "key", "plan", "reservation", "services",
+        "attempts", "delivery", "entry", "key", "over", "plan", "reservation", "services",
     )  # fmt: skip
 
     def __init__(self, services: Services, key: Key, asked: Asked, id: str, start: float) -> None:
@@ -55,6 +55,7 @@ class Exchange:
         self.attempts: list[Attempt] = []
         self._start, self._began, self._waited = start, 0.0, 0.0
         self._at_begin = 0.0
+        self.over = False
         self._said: list[bytes] = []
         self._shadow: Future[str | None] | None = None
         self._trace: str | None = None
@@ -140,7 +141,9 @@ class Exchange:
                 yield event
 
     async def end(self, status: int = 200, error: str = "") -> None:
-        """Settle and log, whatever happened; never raises."""
+        """Settle and log, whatever happened; only the first end counts."""
+        if self.over:
+            return
         delivery = self.delivery
         if delivery is not None:
             await delivery.aclose()
@@ -148,6 +151,7 @@ class Exchange:
 
     def settle(self, status: int, error: str) -> None:
         """Count what was used, give back what was reserved, write the row."""
+        self.over = True
         entry, services, delivery = self.entry, self.services, self.delivery
         attempts = delivery.attempts if delivery is not None else self.attempts
         entry.attempts = [self._priced(one) for one in attempts]
@@ -197,8 +201,11 @@ class Exchange:
 
     @property
     def spent(self) -> float:
-        """Seconds since the request came, less those spent waiting for experts to begin."""
-        return max(time.perf_counter() - self._start - self._waited, 0.0)
+        """Seconds since the request came, less those spent waiting for experts."""
+        now, waited = time.perf_counter(), self._waited
+        if self._at_begin and not self._began:  # a heartbeat while it still waits
+            waited = now - self._at_begin
+        return max(now - self._start - waited, 0.0)
 
 
 def _readable(value: msgspec.Raw) -> Any:

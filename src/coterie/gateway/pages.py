@@ -141,8 +141,12 @@ class Pages:
 
     async def ready(self, request: Request) -> Response:
         """Whether requests would be answered, shown by a decision made now; fails closed."""
-        facts = self._facts()
-        why = self._why_not(facts)
+        facts: dict[str, Any] = {}
+        try:
+            facts |= self._facts()
+            why = self._why_not(facts)
+        except Exception as error:
+            why = f"the router fails its self-test: {error}"
         status = {"status": "ready" if not why else "not ready", **({"why": why} if why else {})}
         return respond({**status, **facts}, 503 if why else 200)
 
@@ -153,12 +157,10 @@ class Pages:
         if not live.accepting():
             return "the store is down"
         if (router := live.services.routing.router) is not None:
-            try:
-                estimates = router.predict([Query.from_text("self-test", "What is 2 plus 3?")])
-                best = estimates.experts[int(estimates.quality[0].argmax())]
-                facts["self_test"] = {"expert": best, "quality": float(estimates.quality[0].max())}
-            except Exception as error:
-                return f"the router fails its self-test: {error}"
+            estimates = router.predict([Query.from_text("self-test", "What is 2 plus 3?")])
+            best = int(estimates.quality[0].argmax())
+            quality = float(estimates.quality[0, best])
+            facts["self_test"] = {"expert": estimates.experts[best], "quality": quality}
         return ""
 
     async def metrics(self, request: Request) -> Response:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from coterie.compositions import Composition
-from coterie.errors import CoterieError
+from coterie.errors import CoterieError, InputError
 from coterie.gateway.asked import NO_WISHES, Asked, Wishes
 from coterie.gateway.entries import Candidate
 from coterie.gateway.observing import Memory, Observing
@@ -185,7 +185,7 @@ class Routing:
         name, _, count = model.partition(":")
         if name not in self.compositions:
             raise not_found(model)
-        if count and not _COUNT.fullmatch(count):
+        if ":" in model and not _COUNT.fullmatch(count):
             raise not_found(model)
         if asked.path not in COMPOSED:
             raise bad_request(f"{name} answers no {asked.path}; name an expert", "model")
@@ -249,10 +249,12 @@ class Routing:
         if isinstance(policy, Utility) and judged is estimates and not explain:
             decision = policy.choose(judged)
         else:
-            (decision,) = policy.decide([query], judged)
+            decision = _decided(policy, query, judged, len(columns) < len(barred), constraints)
         if self.observing.alarm and self.refuge in estimates.experts and named is self.default:
             decision = self._sheltered(decision, estimates)
             constraints["drift"] = f"traffic is away from the records, so {self.refuge} is asked"
+        if asked.models and decision.composition == "single":
+            decision = self._with_listed(decision, asked, allowed, candidates)
         plan = self._plan(decision, named, query, candidates, constraints, asked)
         plan.drift = drift
         return plan
@@ -268,6 +270,28 @@ class Routing:
             decision, composition="single", experts=experts, weights=weights, evidence=evidence
         )
 
+    def _with_listed(
+        self,
+        decision: Decision,
+        asked: Asked,
+        allowed: Sequence[str],
+        candidates: list[Candidate],
+    ) -> Decision:
+        """The first of the decision, then the experts that the request lists and may have."""
+        barred = {one.expert: one.barred for one in candidates}
+        for name in asked.models:
+            if name not in self.profiles:
+                raise not_found(name)
+            if name not in barred:  # the router does not know it
+                barred[name] = self._bar(name, asked, allowed)
+                candidates.append(Candidate(name, barred=barred[name]))
+        listed = [name for name in asked.models if not barred[name]]
+        experts = tuple(dict.fromkeys((decision.experts[0], *listed)))
+        weights = dict(zip(decision.experts, decision.weights, strict=True))
+        return replace(
+            decision, experts=experts, weights=tuple([weights.get(n, 0.0) for n in experts])
+        )
+
     def _plan(
         self,
         decision: Decision,
@@ -278,16 +302,9 @@ class Routing:
         asked: Asked,
     ) -> Plan:
         experts, composition = decision.experts, decision.composition
-        if composition != "single" and ("tools" in asked.needs or asked.choices > 1):
-            constraints["composition"] = "single: tools and several choices cannot be merged"
+        if composition != "single" and (why := _unmergeable(asked)):
+            constraints["composition"] = f"single: {why} cannot be merged"
             composition = "single"
-        if composition != "single" and asked.path not in COMPOSED:
-            constraints["composition"] = f"single: it answers no {asked.path}"
-            composition = "single"
-        if asked.models:
-            experts = tuple(dict.fromkeys((experts[0], *asked.models)))
-            if unknown := [name for name in experts if name not in self.profiles]:
-                raise not_found(unknown[0])
         known = {c.expert: c for c in candidates}
         first = known[experts[0]]
         asked_all = experts if composition != "single" else experts[:1]
@@ -389,6 +406,36 @@ class Routing:
 
 
 _COUNT = re.compile("[0-9]{1,4}")
+
+
+def _decided(
+    policy: Policy,
+    query: Query,
+    estimates: Estimates,
+    narrowed: bool,
+    constraints: dict[str, Any],
+) -> Decision:
+    """The policy's decision; that of utility where constraints took out an expert it needs."""
+    try:
+        (decision,) = policy.decide([query], estimates)
+    except InputError as error:
+        if not narrowed:
+            raise
+        constraints["policy"] = f"utility: {error}"
+        worth = getattr(policy, "willingness_to_pay", math.inf)
+        (decision,) = Utility(worth).decide([query], estimates)
+    return decision
+
+
+def _unmergeable(asked: Asked) -> str:
+    """What of this request experts cannot answer together, "" where they can."""
+    if asked.path not in COMPOSED:
+        return f"answers of {asked.path}"
+    if "tools" in asked.needs:
+        return "tool calls"
+    return "several choices" if asked.choices > 1 else ""
+
+
 _PROBE = Query.from_text("probe", "probe")
 
 
