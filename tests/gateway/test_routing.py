@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from served_world import COST, QUALITY, router
 
-from coterie.compositions import cascade, recruit
+from coterie.compositions import Composition, cascade, recruit
 from coterie.errors import CoterieError
 from coterie.gateway.asked import read_asked
 from coterie.gateway.entries import Entry
@@ -22,7 +22,7 @@ from coterie.policies import Explore, Guarded, Recruit, Utility
 from coterie.types import Estimates, Query
 
 BEST = Named("best", Utility(), "single")
-COMPOSITIONS = {"recruit": recruit, "cascade": cascade}
+COMPOSITIONS: dict[str, Composition] = {"recruit": recruit, "cascade": cascade}
 
 
 def routing(
@@ -302,7 +302,9 @@ def test_the_evidence_made_later_is_what_deciding_would_have_given(worth: float)
 @given(st.lists(st.integers(0, 3), min_size=1, unique=True))
 def test_estimates_of_some_experts_are_a_slice_of_all(columns: list[int]) -> None:
     draw = np.random.default_rng(0)
-    arrays = {name: draw.random((1, 4)) for name in ("quality", "cost", "suitability", "error")}
+    arrays: dict[str, Any] = {
+        name: draw.random((1, 4)) for name in ("quality", "cost", "suitability", "error")
+    }
     whole = Estimates(tuple("abcd"), strength=draw.random(4), **arrays)
     some = narrowed(whole, columns)
     assert some.experts == tuple("abcd"[j] for j in columns)
