@@ -24,7 +24,7 @@ test: .venv/ready ## lint, types and all tests (what CI calls)
 	@$(BIN)/python -m pytest
 
 # The router learns from 400 labelled questions before the first start (about a minute).
-.serve/router: .venv/ready
+.serve/router: | .venv/ready
 	@$(BIN)/coterie profile embedded src/coterie/embedded/questions/validation.jsonl -o .serve/records
 	@$(BIN)/coterie fit .serve/records -o .serve/router
 
@@ -45,9 +45,10 @@ bench-batch: .venv/ready ## batch driver, residency and journal against ideals; 
 	@$(BIN)/python benchmarks/batch.py --data $(DATA) --output benchmarks/results/batch.json
 	@$(BIN)/python benchmarks/batch_page.py --results benchmarks/results/batch.json --docs docs
 
+LITELLM = .venv-rivals/litellm/bin/litellm
 bench-gateway: .venv/ready .venv-rivals/litellm/ready ## CPU time a request beside a bare pass-through and LiteLLM; writes benchmarks/results
 	@$(BIN)/python benchmarks/gateway.py --output benchmarks/results/gateway.json \
-		$(patsubst %,--litellm %,$(wildcard .venv-rivals/litellm/bin/litellm))
+		$$(test ! -x $(LITELLM) || echo --litellm $(LITELLM))
 
 RIVAL_PIP = $(PYTHON) -m venv $(@D) && $(@D)/bin/pip install -qq --disable-pip-version-check
 
