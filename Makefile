@@ -69,6 +69,9 @@ RIVAL_PIP = $(PYTHON) -m venv $(@D) && $(@D)/bin/pip install -qq --disable-pip-v
 bench-rivals: .venv/ready .venv-rivals/llmrouter/ready .venv-rivals/routellm/ready ## LLMRouter's and RouteLLM's own code beside ours (DATA=folder)
 	@$(BIN)/python benchmarks/rivals.py --data $(DATA) --output benchmarks/results/rivals.json
 
+soak: .venv/ready ## good, failing, abandoned and malformed requests to a gateway for a minute (SECONDS=60)
+	@$(BIN)/python benchmarks/soak.py --seconds $(or $(SECONDS),60)
+
 results: .venv/ready ## judge routers on real records (DATA=folder); writes docs/results.md and .json
 	@$(BIN)/python benchmarks/results.py --data $(DATA) --output docs
 
@@ -87,4 +90,4 @@ train: .venv-training/ready ## retrain experts, questions and encoder from their
 	@$(TRAINING)/python -m training.train all --out src/coterie/embedded/experts
 	@$(TRAINING)/python -m training.cards --experts src/coterie/embedded/experts
 
-.PHONY: help demo serve test smollm bench bench-scale bench-batch bench-gateway bench-rivals results docs train
+.PHONY: help demo serve test smollm bench bench-scale bench-batch bench-gateway bench-rivals soak results docs train

@@ -58,11 +58,11 @@ def _count(call: Call) -> str:
     return str(len(str(call.messages[-1]["content"]).split()))
 
 
-def pool_text(url: str, gateway: str = "") -> str:
+def pool_text(url: str, gateway: str = "", faulty: Sequence[str] = FAULTY) -> str:
     tables = ['[pool]\nname = "served"\n']
     for name in LOCAL:
         tables.append(f'[[expert]]\nname = "{name}"\nkind = "served:{name.title()}"\n')
-    for name in ("faithful", *FAULTY):
+    for name in ("faithful", *faulty):
         key = f'base_url = "{url}"\nmodel = "{name}"\napi_key_env = "SERVED_KEY"'
         price = "price = { prompt = 1.0, completion = 1.0 }"
         tables.append(f'[[expert]]\nname = "{name}"\nkind = "openai"\n{key}\n{price}\n')
@@ -71,11 +71,11 @@ def pool_text(url: str, gateway: str = "") -> str:
     return "\n".join(tables)
 
 
-def fit_router(folder: Path) -> None:
+def fit_router(folder: Path, faulty: Sequence[str] = FAULTY) -> None:
     """A router that takes the faithful expert for everything."""
-    names = (*LOCAL, "faithful", *FAULTY)
+    names = (*LOCAL, "faithful", *faulty)
     queries = tuple(Query.from_text(f"q{i}", f"question {i} of {i % 7}") for i in range(40))
-    quality = np.tile([0.4, 0.3, 0.9, *[0.0] * len(FAULTY)], (40, 1))
+    quality = np.tile([0.4, 0.3, 0.9, *[0.0] * len(faulty)], (40, 1))
     records = Records(queries, names, quality, cost=np.full((40, len(names)), 1e-4))
     Linear(LexicalEncoder()).fit(records).save(folder)
 
@@ -121,11 +121,13 @@ def upstream() -> Iterator[FaultUpstream]:
 
 
 @contextmanager
-def served(folder: Path, gateway: str = "", **environment: str) -> Iterator[Served]:
+def served(
+    folder: Path, gateway: str = "", faulty: Sequence[str] = FAULTY, **environment: str
+) -> Iterator[Served]:
     """A gateway over a faithful expert, two of its own process, and faulty ones."""
     with upstream() as server:
-        (folder / "pool.toml").write_text(pool_text(server.url, gateway))
-        fit_router(folder / "router")
+        (folder / "pool.toml").write_text(pool_text(server.url, gateway, faulty))
+        fit_router(folder / "router", faulty)
         paths = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
         given = {**os.environ, "PYTHONPATH": paths, "SERVED_KEY": SECRET, **environment}
         command = [sys.executable, "-m", "coterie.cli", "serve", str(folder / "pool.toml")]

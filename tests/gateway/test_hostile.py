@@ -18,6 +18,8 @@ from coterie.errors import ConfigError, CoterieError
 from coterie.gateway.asked import read_asked
 from coterie.gateway.building import build
 from coterie.gateway.guard import Doors, barred, check_address, forwarded
+from coterie.gateway.keys import make_key
+from coterie.gateway.ledger import open_ledger
 from coterie.gateway.server import serve
 from coterie.gateway.wire import ApiError
 
@@ -61,6 +63,7 @@ BODIES = {
     "a number out of range": with_field("temperature", "1e999"),
     "a long number": with_field("max_tokens", "9" * 5000),
     "a negative bound": with_field("max_tokens", "-1"),
+    "a second bound": with_field("max_tokens", '5, "max_output_tokens": 99999999999'),
     "many choices": with_field("n", "1000000"),
     "no choice": with_field("n", "0"),
     "an odd seed": with_field("seed", '{"a": 1}'),
@@ -276,14 +279,11 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, 
     """A gateway with an administrator's key, and an inference key for it."""
     folder = tmp_path_factory.mktemp("guarded")
     with served(folder, 'keys = "required"', COTERIE_ADMIN_KEY=ADMIN) as gateway:
-        yield gateway, make_key(folder)
+        yield gateway, key_in(folder)
 
 
-def make_key(folder: Path) -> str:
-    from coterie.gateway.keys import make_key
-    from coterie.gateway.ledger import open_ledger
-
-    key, secret = make_key("client")
+def key_in(folder: Path, **limits: Any) -> str:
+    key, secret = make_key("client", **limits)
     with open_ledger(folder / "gateway.sqlite") as ledger:
         asyncio.run(ledger.put_key(key))
     return secret
@@ -432,3 +432,18 @@ def test_thousands_of_malformed_requests_get_no_5xx_and_leave_nothing_behind(
     assert gateway.alive
     assert gateway.process.num_fds() <= files + 20
     assert b"coterie_in_flight 0.0" in post(gateway.port, "/metrics", b"", method="GET").body
+
+
+def test_a_gateway_that_is_told_to_end_writes_its_log_and_gives_back_its_leases(
+    tmp_path: Path,
+) -> None:
+    secret = key_in(tmp_path, budget=1000.0)
+    with served(tmp_path, faulty=()) as gateway:
+        for _ in range(3):
+            key = ("authorization", f"Bearer {secret}")
+            assert post(gateway.port, CHAT, body("faithful"), key).status == 200
+    with open_ledger(tmp_path / "gateway.sqlite") as ledger:
+        (balance,) = asyncio.run(ledger.balances())
+        (spent,) = asyncio.run(ledger.spend("key"))
+    assert (balance.reserved, spent.requests) == (0, 3)
+    assert balance.settled == pytest.approx(spent.cost)

@@ -151,15 +151,16 @@ def _field(fields: Fields, name: str, decode: Callable[[Any], T], wanted: str) -
 
 
 def _bound(fields: Fields, most: int) -> int | None:
-    """The longest answer the client wants, in tokens."""
+    """The longest answer the client wants, in tokens; which name counts is the expert's affair."""
+    longest: int | None = None
     for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
         bound = _field(fields, name, _count.decode, "a whole number")
         if bound is None:
             continue
         if not 1 <= bound <= most:
             raise bad_request(f"{name} must be between 1 and {most}, got {bound}", name)
-        return bound
-    return None
+        longest = max(bound, longest or 0)
+    return longest
 
 
 def _read_messages(path: str, fields: Fields) -> list[_Message]:

@@ -19,6 +19,7 @@ from coterie.gateway.asked import read_asked
 from coterie.gateway.entries import Key, new_id
 from coterie.gateway.logins import COOKIE, LOCAL, same
 from coterie.gateway.metering import exposition
+from coterie.gateway.openapi import document
 from coterie.gateway.wire import ApiError, bad_request, not_found
 from coterie.types import Query
 
@@ -55,6 +56,7 @@ class Pages:
             Route("/v1/models/{model:path}", self.model),
             Route("/v1/route", self.route, methods=["POST"]),
             Route("/v1/feedback", self.feedback, methods=["POST"]),
+            Route("/v1/openapi.json", self.openapi),
             Route("/health/live", self.alive),
             Route("/health/ready", self.ready),
             Route("/metrics", self.metrics),
@@ -94,6 +96,11 @@ class Pages:
 
     def _model(self, name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": int(self.started), "owned_by": "coterie"}
+
+    async def openapi(self, request: Request) -> Response:
+        """What may be asked, as an OpenAPI document."""
+        names = self._names(self._key(request))
+        return respond(document(names, MOST_TOKENS, self.live.most_choices))
 
     async def route(self, request: Request) -> Response:
         """The decision that a chat request would get, and its evidence; nobody is asked."""
