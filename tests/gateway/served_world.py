@@ -33,8 +33,15 @@ class Scripted(Expert):
     slots = 4
 
     def __init__(
-        self, name: str, says: str = "", pause: float = 0.0, breaks: int = -1, weight: int = 0
+        self,
+        name: str,
+        says: str = "",
+        pause: float = 0.0,
+        breaks: int = -1,
+        weight: int = 0,
+        sure: float | None = None,
     ) -> None:
+        self.sure = sure
         self.name, self.says, self.pause = name, says or f"{name} says so", pause
         self.breaks, self.weight = breaks, weight
         self.calls: list[Call] = []
@@ -72,7 +79,9 @@ class Scripted(Expert):
             finish = "stop" if why is None else "error"
             said = self.says if why is None else ""
             usage = estimate_usage(call.messages, said)
-            yield Completion(self.name, said, usage, finish_reason=finish, error=why)
+            yield Completion(
+                self.name, said, usage, finish_reason=finish, error=why, logprob=self.sure
+            )
         finally:
             self.ended.append(outcome)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ import msgspec
 import numpy as np
 
 from coterie import plugins
+from coterie.compositions import cascade, confident
 from coterie.config import PER_MILLION, Config, make_composition, read_config
 from coterie.errors import ConfigError, CoterieError
 from coterie.experts.openai import OpenAIExpert
@@ -68,7 +71,9 @@ class Gateway:
     router_kind: str | None = None
     loaded: float = field(default_factory=time.time)
     changes: Mapping[str, Any] = field(default_factory=dict)  # of [gateway], by the command
+    store: str = ""  # where keys and log are
     trouble: str = ""  # why the last reload was refused
+    _retired: list[Upstream] = field(default_factory=list)  # that requests may still use
 
     @property
     def settings(self) -> GatewayTable:
@@ -95,13 +100,21 @@ class Gateway:
             config = changed(read_config(self.path), self.changes)
             _check_same(self.config, config)
             before = self.live.services
-            router = load_router_of(config, self.router_folder, self.router_kind)
+            folder, kind = self.router_folder, self.router_kind
+            router = await asyncio.to_thread(load_router_of, config, folder, kind)
             after = services_of(config, self.pool, router, self.staging, before)
+            doors = Doors(config.settings.gateway.host, *_names(config))
+            most = parse_bytes(config.settings.gateway.max_body)
         except CoterieError as error:
             self.trouble = str(error)
             raise
         before.routing.observing.close()
+        if after.upstreams is not before.upstreams:
+            self._retired += before.upstreams.values()
         self.config, self.live.services = config, after
+        self.live.doors, self.live.max_body = doors, most
+        self.live.heartbeat = config.settings.gateway.heartbeat
+        self.live.most_choices = config.settings.gateway.max_choices
         self.loaded, self.trouble = time.time(), ""
         await self.start()
 
@@ -116,7 +129,7 @@ class Gateway:
         if (tracing := self.live.services.tracing) is not None:
             tracing.close()
         await self.accounts.close()
-        for upstream in self.live.services.upstreams.values():
+        for upstream in [*self.live.services.upstreams.values(), *self._retired]:
             await upstream.close()
         await self.staging.close()
         await self.pool.close()
@@ -135,12 +148,16 @@ def build(path: str, router: Path | None, kind: str | None, **changes: Any) -> G
     fitted = load_router_of(config, router, kind)
     staging = Staging(pool, settings.residency.patience, settings.residency.pin)
     store = settings.store
-    if "://" not in store and path != "embedded":
+    if "://" not in store and path != "embedded" and "store" not in changes:
         store = str(config.path.parent / store)
     ledger = open_ledger(store)
     accounts = Accounts(ledger, outage=settings.store_outage, keys=settings.keys)
-    services = services_of(config, pool, fitted, staging, None, accounts, ledger)
-    doors = Doors(settings.host, settings.hosts, settings.origins)
+    try:
+        services = services_of(config, pool, fitted, staging, None, accounts, ledger)
+    except BaseException:
+        ledger.close()
+        raise
+    doors = Doors(settings.host, *_names(config))
     live = Live(
         services,
         doors,
@@ -151,9 +168,14 @@ def build(path: str, router: Path | None, kind: str | None, **changes: Any) -> G
         accepting=lambda: ledger.accepting,
     )
     gateway = Gateway(path, config, pool, live, ledger, accounts, staging, router, kind)
-    gateway.changes = changes
+    gateway.changes, gateway.store = changes, store
     _add_gauges(services.meters, gateway)
     return gateway
+
+
+def _names(config: Config) -> tuple[list[str], list[str]]:
+    settings = config.settings.gateway
+    return settings.hosts, settings.origins
 
 
 def changed(config: Config, changes: Mapping[str, Any]) -> Config:
@@ -179,7 +201,7 @@ def services_of(
     tariffs = _tariffs(config)
     services = Services(
         routing=_routing(config, pool, router, staging, compositions, meters, tariffs),
-        upstreams=_upstreams(config, pool, staging),
+        upstreams=_upstreams(config, pool, staging, before),
         attempts=Attempts() if before is None else before.attempts,
         accounts=accounts if before is None else before.accounts,  # type: ignore[arg-type]
         prices=tariffs,
@@ -196,9 +218,11 @@ def services_of(
         tracing=_tracing(settings, before),
         access=_printed if settings.access_log else None,
         compositions=compositions,
+        upstreams_of=(settings.timeouts, settings.private_addresses),
     )
     if before is not None and before.sessions is not None and services.sessions is not None:
         services.sessions = before.sessions
+        services.sessions.seconds = settings.sessions.seconds
     return services
 
 
@@ -266,10 +290,17 @@ def _with(config: Config, name: str) -> Config:
 def _named(config: Config, name: str, source: Config) -> Named:
     """A policy that can decide one query at a time."""
     policy = source.policy()
-    if isinstance(policy, Budget):
+    if _batched(policy):
         message = "looks at whole batches; take 'utility' with the willingness to pay it prints"
         raise ConfigError(message, path=config.path, field=f"policy {name}")
     return Named(name, policy, str(getattr(policy, "composition", "single")))
+
+
+def _batched(policy: Any) -> bool:
+    """Whether the policy, or one inside it, looks at whole batches."""
+    while policy is not None and not isinstance(policy, Budget):
+        policy = getattr(policy, "policy", None)
+    return policy is not None
 
 
 def _profile(config: Config, entry: ExpertTable, tariffs: Tariffs) -> Profile:
@@ -290,8 +321,14 @@ def _entries(config: Config, pool: Pool) -> list[ExpertTable]:
     return [entry for entry in config.settings.expert if entry.name in pool.experts]
 
 
-def _upstreams(config: Config, pool: Pool, staging: Staging) -> dict[str, Upstream]:
+def _upstreams(
+    config: Config, pool: Pool, staging: Staging, before: Services | None = None
+) -> Mapping[str, Upstream]:
+    """The experts as the gateway asks them; those of ``before`` where nothing changed."""
     settings = config.settings.gateway
+    given = settings.timeouts, settings.private_addresses
+    if before is not None and before.upstreams_of == given:
+        return before.upstreams
     private = settings.private_addresses
     if private is None:
         private = is_loopback(settings.host)
@@ -352,7 +389,11 @@ def _rates(
 def _compositions(config: Config, pool: Pool) -> dict[str, Any]:
     """Every registered composition that can be made without settings, and the pool file's own."""
     made: dict[str, Any] = {}
+    if (threshold := config.settings.composition.threshold) is not None:
+        made["cascade"] = partial(cascade, accept=confident(threshold))
     for name in plugins.names("compositions"):
+        if name == "cascade":
+            continue  # without a threshold it is the cheapest expert alone
         try:
             made[name] = make_composition(pool, name)
         except CoterieError:
@@ -410,7 +451,7 @@ def _printed(entry: Entry) -> None:
 
 def _check_same(before: Config, after: Config) -> None:
     """Raise ConfigError where the change needs a restart."""
-    kept = ("host", "port", "store", "keys", "store_outage")
+    kept = ("host", "port", "store", "keys", "store_outage", "drain")
     for name in kept:
         if getattr(before.settings.gateway, name) != getattr(after.settings.gateway, name):
             raise ConfigError("a change here needs a restart", path=after.path, field=name)

@@ -15,10 +15,10 @@ from coterie.drivers.conversation import Conversation
 from coterie.gateway.attempts import Delivery, Exhausted
 from coterie.gateway.entries import Attempt, Tokens
 from coterie.gateway.failures import THEIRS, UpstreamError, failure, redact
-from coterie.gateway.locals import Chunks, LocalUpstream, failure_of, text_of, whole
+from coterie.gateway.locals import Chunks, LocalUpstream, failure_of, known, messages_of, whole
 from coterie.gateway.replies import Outgoing, Reply, Upstream
 from coterie.gateway.retries import Deadline
-from coterie.gateway.wire import raw, value_of
+from coterie.gateway.wire import frame, raw, value_of
 from coterie.types import ONE_OF, Call, Completion, Query, Usage
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from coterie.gateway.services import Services
 
 UNSENT = frozenset({"choices", ONE_OF})
-OURS = frozenset({"messages", "model", "stream", "stream_options", "n"})
+OURS = frozenset({"messages", "prompt", "model", "stream", "stream_options", "n"})
 
 
 async def converse(talk: Talk, plan: Plan, out: Outgoing) -> Composed:
@@ -39,8 +39,10 @@ async def converse(talk: Talk, plan: Plan, out: Outgoing) -> Composed:
     composition = talk.services.compositions[plan.composition]
     query = _whole_query(plan.query, out)
     conversation = Conversation(query, plan.decision, composition, _seed(out))
+    talk.theirs = frozenset(out.fields)
+    streams = out.stream and out.path == "/chat/completions"
     while not conversation.ended:
-        if conversation.final is not None and out.stream:
+        if conversation.final is not None and streams:
             delivery = await talk.streamed(conversation.pending[0], out, conversation.final.prefix)
             if not isinstance(delivery, Completion):
                 return delivery
@@ -56,6 +58,7 @@ class Talk:
 
     def __init__(self, services: Services, deadline: Deadline, attempts: list[Attempt]) -> None:
         self.services, self._deadline, self._attempts = services, deadline, attempts
+        self.theirs: frozenset[str] = frozenset()  # options that the client chose
 
     async def complete(self, call: Call) -> Completion:
         """The completion of one call; a failure says so."""
@@ -78,7 +81,8 @@ class Talk:
         """Straight from the expert: its log probabilities are worth having."""
         start = time.perf_counter()
         try:
-            completion = await upstream.complete(call, self._deadline)
+            mine = replace(call, options=known(call.options, self.theirs))
+            completion = await upstream.complete(mine, self._deadline)
             kind = failure_of(completion).kind if completion.broke else ""
         except UpstreamError as error:
             completion = _failed(call, error.failure.message)
@@ -95,12 +99,13 @@ class Talk:
     async def streamed(self, call: Call, out: Outgoing, prefix: str) -> Composed | Completion:
         """The last call as a stream, or its failure before anything was shown."""
         upstream = self.services.upstreams[call.expert]
-        asked = replace(_outgoing(call), stream=True, wants_usage=out.wants_usage)
+        asked = replace(_outgoing(call), stream=True)
         try:
             delivery = await self._serve(upstream, asked, self._attempts)
         except Exhausted as error:
             return _failed(call, error.failure.message)
-        return Composed(delivery.reply, call.expert, self._attempts, delivery, prefix)
+        wanted = out.wants_usage
+        return Composed(delivery.reply, call.expert, self._attempts, delivery, prefix, wanted)
 
     async def _serve(self, upstream: Upstream, out: Outgoing, attempts: list[Attempt]) -> Delivery:
         services = self.services
@@ -142,7 +147,8 @@ class _Said(Reply):
 class Composed:
     """The answer of a composition; see Delivery.
 
-    ``prefix`` goes before the events of ``last``, its last call, where that one streams.
+    ``prefix`` goes before the events of ``last``, its last call, where that one streams, and behind
+    them the usage of all calls, where it is wanted.
     """
 
     def __init__(
@@ -152,32 +158,44 @@ class Composed:
         attempts: list[Attempt],
         last: Delivery | None = None,
         prefix: str = "",
+        wants_usage: bool = False,
     ) -> None:
         self.reply, self.expert, self.attempts = reply, expert, attempts
-        self._last, self._prefix = last, prefix
+        self._last, self._prefix, self._wants_usage = last, prefix, wants_usage
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """See Delivery."""
-        if self._prefix:
-            yield Chunks(self.reply.model or self.expert).piece(self._prefix)
+        chunks, prefix = Chunks(self.reply.model or self.expert), self._prefix
+        if prefix:
+            yield chunks.piece(prefix)
         source = self.reply if self._last is None else self._last
         async with aclosing(source.events()) as events:
             async for event in events:
-                yield event
+                yield _without_role(event) if prefix and b'"role"' in event else event
+        if self._wants_usage:
+            used = [one.tokens for one in self.attempts if one.tokens is not None]
+            yield chunks.usage(sum(used, Tokens()))
 
     async def aclose(self) -> None:
         """See Delivery."""
         await (self.reply if self._last is None else self._last).aclose()
 
 
+def _without_role(event: bytes) -> bytes:
+    """Frames of an answer that has begun already: clients would add up the roles."""
+    told = b""
+    for one in filter(None, event.split(b"\n\n")):
+        chunk = msgspec.json.decode(one.removeprefix(b"data: "))
+        for choice in chunk["choices"]:
+            choice["delta"].pop("role", None)
+        told += frame(msgspec.json.encode(chunk))
+    return told
+
+
 def _whole_query(query: Query, out: Outgoing) -> Query:
     """The query with the client's messages and request options."""
-    if out.path != "/chat/completions":
-        return query
-    messages = value_of(out.fields, "messages")
     params = {name: value_of(out.fields, name) for name in out.fields if name not in OURS}
-    texts = tuple({**m, "content": text_of(m.get("content"))} for m in messages)
-    return replace(query, messages=texts, params=params)
+    return replace(query, messages=messages_of(out.fields, out.path), params=params)
 
 
 def _seed(out: Outgoing) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -66,11 +66,13 @@ class LocalUpstream:
         async with AsyncExitStack() as stack:
             await enter(stack, self._staging, self._expert, deadline)
             if not out.stream:
-                return await self._whole(call, count, out.path)
+                async with within(deadline, self.name):
+                    return await self._whole(call, count, out.path)
             if count > 1:
                 message = f"{self.name} runs inside this gateway and streams one choice"
                 raise UpstreamError(failure("bad_request", message, param="n"))
-            stream = _LocalStream(self._expert, call, out)
+            stream = _LocalStream(self._expert, call, out, deadline)
+            stack.push_async_callback(stream.stop)
             await stream.begin()
             stream.hold(stack.pop_all())
             return stream
@@ -80,9 +82,10 @@ class LocalUpstream:
         options = {**self._options, **call.options}
         async with AsyncExitStack() as stack:
             await enter(stack, self._staging, self._expert, deadline)
-            return await self._expert.complete(
-                Call(call.expert, call.messages, call.purpose, options)
-            )
+            async with within(deadline, self.name):
+                return await self._expert.complete(
+                    Call(call.expert, call.messages, call.purpose, options)
+                )
 
     async def close(self) -> None:
         """Nothing to close: the pool closes its experts."""
@@ -164,6 +167,16 @@ async def enter(
         raise UpstreamError(failure("overloaded", str(error))) from None
 
 
+@asynccontextmanager
+async def within(deadline: Deadline, name: str) -> AsyncIterator[None]:
+    """Raise UpstreamError where what is inside takes longer than the deadline."""
+    try:
+        async with asyncio.timeout(deadline.left()):
+            yield
+    except TimeoutError:
+        raise UpstreamError(failure("deadline", f"{name}: not done before the deadline")) from None
+
+
 def whole(completions: Sequence[Completion], path: str = "/chat/completions") -> Reply:
     """The answer of these completions as one OpenAI object, each a choice."""
     chat = path == "/chat/completions"
@@ -226,8 +239,12 @@ class Chunks:
         last = self._frame({}, "", finish)
         if not wants_usage:
             return last
+        return last + self.usage(tokens)
+
+    def usage(self, tokens: Tokens) -> bytes:
+        """The frame of the usage."""
         counts = usage(tokens.prompt, tokens.completion, tokens.estimated)
-        return last + frame(_encode({**self._head, "choices": [], "usage": counts}))
+        return frame(_encode({**self._head, "choices": [], "usage": counts}))
 
     def _frame(self, delta: Mapping[str, Any], text: str, finish: str | None) -> bytes:
         said = {"delta": delta} if self._chat else {"text": text}
@@ -238,8 +255,9 @@ class Chunks:
 class _LocalStream(Reply):
     """Pieces of an expert as chunks; the first piece is in hand when it begins."""
 
-    def __init__(self, expert: Expert, call: Call, out: Outgoing) -> None:
+    def __init__(self, expert: Expert, call: Call, out: Outgoing, deadline: Deadline) -> None:
         super().__init__(expert.name)
+        self._deadline = deadline
         self._chunks = Chunks(expert.name, out.path)
         self._wants_usage = out.wants_usage
         self._pieces: AsyncIterator[str | Completion] = expert.stream(call)
@@ -250,9 +268,18 @@ class _LocalStream(Reply):
 
     async def begin(self) -> None:
         """Wait for the first piece; raises UpstreamError where there is none."""
-        self._first = await anext(self._pieces)
+        self._first = await self._next()
+        if self._first is None:
+            raise UpstreamError(self._cut())
         if isinstance(self._first, Completion) and self._first.broke:
             raise UpstreamError(failure_of(self._first))
+
+    async def _next(self) -> str | Completion | None:
+        async with within(self._deadline, self.model):
+            return await anext(self._pieces, None)
+
+    def _cut(self) -> Failure:
+        return failure("cut", f"{self.model}: ended without a completion")
 
     def hold(self, stack: AsyncExitStack) -> None:
         """Keep the expert in memory until the stream is closed."""
@@ -269,10 +296,9 @@ class _LocalStream(Reply):
             self._said += len(piece)
             self.shown = True
             yield self._chunks.piece(piece)
-            piece = await anext(self._pieces, None)
+            piece = await self._next()
         if piece is None or piece.broke:
-            told = failure("cut", f"{self.model}: ended without a completion")
-            raise UpstreamError(failure_of(piece) if piece else told)
+            raise UpstreamError(failure_of(piece) if piece else self._cut())
         self.finish = piece.finish_reason
         count = piece.usage
         self.tokens = Tokens(
@@ -283,10 +309,13 @@ class _LocalStream(Reply):
     async def aclose(self) -> None:
         """See Reply."""
         stack, self._stack = self._stack, None
-        if isinstance(self._pieces, AsyncGenerator):
-            await self._pieces.aclose()
         if stack is not None:
             await stack.aclose()
+
+    async def stop(self) -> None:
+        """End the expert's own stream."""
+        if isinstance(self._pieces, AsyncGenerator):
+            await self._pieces.aclose()
 
 
 def failure_of(completion: Completion) -> Failure:
@@ -328,3 +357,11 @@ def options_of(fields: Fields) -> dict[str, Any]:
             raise bad_request(f"{name} must be {kind}", name) from None
         options["max_tokens" if name in BOUNDS else name] = value
     return options
+
+
+def known(options: Mapping[str, Any], theirs: Collection[str]) -> dict[str, Any]:
+    """The options of a composition's call, of the client's (``theirs``) only those known here."""
+    kept = {k: v for k, v in options.items() if k not in theirs or (k in OPTIONS and v is not None)}
+    if (bound := kept.pop("max_completion_tokens", None)) is not None:
+        kept["max_tokens"] = bound
+    return kept

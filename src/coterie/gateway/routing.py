@@ -193,7 +193,7 @@ class Routing:
         if not 1 <= k <= MOST_RECRUITED:
             message = f"the number of experts must be between 1 and {MOST_RECRUITED}, got {k}"
             raise bad_request(message, "model")
-        return Named(model, Recruit(k), name)
+        return Named(model, Recruit(k, composition=name), name)
 
     def _policy(self, name: str, model: str) -> Named:
         if not name:
@@ -250,6 +250,8 @@ class Routing:
             decision = policy.choose(judged)
         else:
             decision = _decided(policy, query, judged, len(columns) < len(barred), constraints)
+        if decision.composition == "cascade" and isinstance(policy, Recruit):
+            decision = _cheap_first(decision, estimates)
         if self.observing.alarm and self.refuge in estimates.experts and named is self.default:
             decision = self._sheltered(decision, estimates)
             constraints["drift"] = f"traffic is away from the records, so {self.refuge} is asked"
@@ -425,6 +427,14 @@ def _decided(
         worth = getattr(policy, "willingness_to_pay", math.inf)
         (decision,) = Utility(worth).decide([query], estimates)
     return decision
+
+
+def _cheap_first(decision: Decision, estimates: Estimates) -> Decision:
+    """The same experts in the order of a cascade."""
+    costs = dict(zip(estimates.experts, estimates.cost[0].tolist(), strict=True))
+    pairs = zip(decision.experts, decision.weights, strict=True)
+    experts, weights = zip(*sorted(pairs, key=lambda pair: costs[pair[0]]), strict=True)
+    return replace(decision, experts=experts, weights=weights)
 
 
 def _unmergeable(asked: Asked) -> str:

@@ -162,5 +162,5 @@ async def check_binding(gateway: Gateway) -> None:
     keys, _ = await gateway.ledger.owners()
     if all(key.revoked is not None for key in keys):
         message = f"{settings.host} is open to the network and there is no key yet"
-        store = f" --store {settings.store}"
+        store = f" --store {gateway.store}"
         raise CoterieError(f"{message}; make one first: coterie keys create NAME{store}")

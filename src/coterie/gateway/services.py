@@ -52,3 +52,4 @@ class Services:
     tracing: Tracing | None = None
     access: Callable[[Entry], None] | None = None
     compositions: Mapping[str, Any] = field(default_factory=dict)
+    upstreams_of: object = None  # the settings that they were made of
