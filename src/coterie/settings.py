@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Capability = Literal["tools", "vision", "audio", "json_schema", "logprobs", "prefix"]
+
+# It goes into headers of responses and into the gateway's log, so without control characters.
+Name = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
 
 
 class _Table(BaseModel):
@@ -48,7 +51,7 @@ class ExpertTable(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True)
 
-    name: str = Field(min_length=1)
+    name: Name
     kind: str
     parameters: int | None = Field(default=None, gt=0, lt=10**15)
     price: PriceTable | None = None
@@ -180,7 +183,7 @@ class GatewayTable(_Table):
     residency: ResidencyTable = ResidencyTable()
     hedge: float | None = Field(default=None, gt=0)
     prices: dict[str, PriceRates] = {}
-    policies: dict[str, PolicyTable] = {}
+    policies: dict[Name, PolicyTable] = {}
 
 
 class Settings(_Table):

@@ -368,7 +368,7 @@ class _Run:
         if not breaker.limited:
             return best, Permit.FORCED
         wait = breaker.wait() * (1 + self.owner.draw() / 10)
-        if wait > LONGEST_WAIT or not self.deadline.allows(wait):
+        if wait > PATIENCE or not self.deadline.allows(wait):
             message = f"{best.name}: its rate limit is used up"
             told = failure("rate_limited", message, retry_after=breaker.wait())
             raise Exhausted(told, self.attempts)

@@ -1,8 +1,14 @@
-"""HTTP as uvicorn speaks it, with a bound on what comes before a body and refusals in JSON."""
+"""HTTP as uvicorn speaks it, with bounds on size and time of requests and refusals in JSON."""
 
 from __future__ import annotations
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+import asyncio
+
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from coterie.gateway.wire import ApiError
 
@@ -15,11 +21,23 @@ class HeadTooLong(ValueError):
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection; see uvicorn, whose own one holds a head of any length."""
+    """One connection; see uvicorn, whose own one holds a head of any length for any time."""
 
-    _moved = False
+    slowest = 60.0  # seconds that a request may take to arrive
+    _moved = _heading = False
+    _whole = True
     _waiting = 0
-    _flooded = False
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """See asyncio."""
+        super().connection_made(transport)
+        self._timer = self.loop.call_later(self.slowest, self._too_slow)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio."""
+        self._in_time()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """See asyncio."""
@@ -27,40 +45,65 @@ class Protocol(HttpToolsProtocol):
         super().data_received(data)
         self._waiting = 0 if self._moved else self._waiting + len(data)
         if self._waiting > MOST_HEAD:
-            self._flooded = True
-            self.send_400_response("")
+            self._refuse(431, _TOO_LONG, "headers_too_long")
+        elif not self._whole and self._timer is None:
+            self._timer = self.loop.call_later(self.slowest, self._too_slow)
 
     def on_message_begin(self) -> None:
         """See httptools."""
-        self._moved = True
+        self._moved, self._heading, self._whole = True, True, False
         super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """See httptools; what is raised here is answered with ``send_400_response``."""
+        self._moved = True
+        if len(self.headers) > MOST_HEADERS:
+            self._refuse(431, _TOO_LONG, "headers_too_long")
+            raise HeadTooLong
+        super().on_headers_complete()
+        self._heading = False
 
     def on_body(self, body: bytes) -> None:
         """See httptools."""
         self._moved = True
         super().on_body(body)
 
-    def on_headers_complete(self) -> None:
-        """See httptools; what is raised here is answered with ``send_400_response``."""
-        self._moved = True
-        if len(self.headers) > MOST_HEADERS:
-            self._flooded = True
-            raise HeadTooLong(len(self.headers))
-        super().on_headers_complete()
+    def on_message_complete(self) -> None:
+        """See httptools."""
+        self._whole = True
+        self._in_time()
+        super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no request, and close; inside an answer under way only close."""
+        """Refuse what is no request, and close."""
+        self._refuse(400, msg, "invalid_http")
+
+    def _in_time(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _too_slow(self) -> None:
+        self._timer = None
+        message = f"the request did not arrive within {self.slowest:g} s"
+        self._refuse(408, message, "request_timeout")
+
+    def _refuse(self, status: int, message: str, code: str) -> None:
+        """Close, with an error unless that would fall into another answer."""
         if self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            self.transport.write(self._refusal(msg))
+        if self._unanswered():
+            body = ApiError(status, message, code=code).body()
+            head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: "
+            self.transport.write(b"%b%b%d\r\n\r\n%b" % (STATUS_LINE[status], head, len(body), body))
         self.transport.close()
 
-    def _refusal(self, message: str) -> bytes:
-        told = ApiError(400, message, code="invalid_http")
-        if self._flooded:
-            bound = f"{MOST_HEADERS} headers and {MOST_HEAD} bytes"
-            told = ApiError(431, f"the head is longer than {bound}", code="headers_too_long")
-        body = told.body()
-        head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: "
-        return b"%b%b%d\r\n\r\n%b" % (STATUS_LINE[told.status], head, len(body), body)
+    def _unanswered(self) -> bool:
+        cycle: RequestResponseCycle | None = self.cycle  # uvicorn's None has the wrong type
+        if cycle is None:
+            return True
+        between = self._heading or self._whole
+        return cycle.response_complete if between else not cycle.response_started
+
+
+_TOO_LONG = f"the head is longer than {MOST_HEADERS} headers or {MOST_HEAD} bytes"
