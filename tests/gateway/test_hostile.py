@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from served import SECRET, Response, Served, post, send, served
 
+from coterie.config import read_config
 from coterie.errors import ConfigError, CoterieError
 from coterie.gateway.asked import read_asked
 from coterie.gateway.building import build
@@ -447,3 +448,14 @@ def test_a_gateway_that_is_told_to_end_writes_its_log_and_gives_back_its_leases(
         (spent,) = asyncio.run(ledger.spend("key"))
     assert (balance.reserved, spent.requests) == (0, 3)
     assert balance.settled == pytest.approx(spent.cost)
+
+
+@pytest.mark.parametrize("name", ["a\\r\\nx-evil: 1", "\\u0000", "a\\u0085", ""])
+def test_no_name_in_a_pool_file_can_end_a_header(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "pool.toml"
+    policy = f'[gateway.policies."{name}"]\nname = "utility"\n'
+    for named, more in ((name, ""), ("a", policy)):
+        expert = f'[[expert]]\nname = "{named}"\nkind = "served:Shout"\n'
+        path.write_text(f'[pool]\nname = "p"\n{expert}{more}')
+        with pytest.raises(ConfigError):
+            read_config(path)

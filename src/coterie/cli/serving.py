@@ -38,8 +38,10 @@ def serve(
     import uvloop
 
     from coterie.gateway.building import build
+    from coterie.gateway.server import return_memory
     from coterie.gateway.server import serve as run
 
+    return_memory()
     given = {"host": host, "port": port, "store": store}
     changes = {name: value for name, value in given.items() if value is not None}
     gateway = build(pool, router, kind, **changes)
