@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from served_world import Visit, World, serving, write_pool
+from served_world import QUALITY, Visit, World, serving, write_pool
 
 from coterie.gateway.keys import make_key
 
@@ -407,3 +407,21 @@ def test_odd_bytes_in_headers_are_not_passed_on_and_break_nothing(tmp_path: Path
         assert answer.headers["x-request-id"] == answer.headers["x-coterie-decision-id"]
 
     run(write_pool(tmp_path), main)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_conversation_stays_with_who_answered_it(tmp_path: Path, named: bool) -> None:
+    async def main(world: World) -> None:
+        headers = {"x-coterie-session": "mine"} if named else None
+        world.expert("ann").breaks = 0
+        assert (await world.ask(headers=headers)).headers["x-coterie-model"] == "bob"
+        world.expert("ann").breaks = -1
+        turns = [("user", "count"), ("assistant", "bob says so"), ("user", "go on")]
+        messages = [{"role": role, "content": text} for role, text in turns]
+        more = {} if named else {"messages": messages}
+        assert (await world.ask(headers=headers, **more)).headers["x-coterie-model"] == "bob"
+        other = [{"role": "user", "content": "something else"}, *messages[1:]]
+        assert (await world.ask(messages=other)).headers["x-coterie-model"] == "ann"
+
+    near = {**QUALITY, "ann": 0.71, "bob": 0.7}
+    run(write_pool(tmp_path, quality=near, gateway={"retries": 0}), main)
