@@ -418,7 +418,7 @@ def test_a_conversation_stays_with_who_answered_it(tmp_path: Path, named: bool) 
         world.expert("ann").breaks = -1
         turns = [("user", "count"), ("assistant", "bob says so"), ("user", "go on")]
         messages = [{"role": role, "content": text} for role, text in turns]
-        more = {} if named else {"messages": messages}
+        more: Any = {} if named else {"messages": messages}
         assert (await world.ask(headers=headers, **more)).headers["x-coterie-model"] == "bob"
         other = [{"role": "user", "content": "something else"}, *messages[1:]]
         assert (await world.ask(messages=other)).headers["x-coterie-model"] == "ann"
