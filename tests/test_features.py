@@ -161,6 +161,13 @@ def test_a_text_with_nothing_known_has_no_direction() -> None:
     assert not LexicalEncoder(dim=4).fit(["abc def"]).encode(["漢字"]).any()
 
 
+def test_what_is_repeated_often_counts_by_its_logarithm() -> None:
+    encoder = LexicalEncoder(dim=2).fit(["ab cd", "ef gh"])
+    once, often, more = (encoder.encode(["ef " * n + "ab"])[0] for n in (1, 500, 1000))
+    assert abs(often[0]) != abs(once[0])
+    assert np.allclose(often, more, atol=0.02)
+
+
 def test_an_unfitted_lexical_encoder_says_so() -> None:
     with pytest.raises(NotFittedError, match="LexicalEncoder is not fitted"):
         LexicalEncoder().encode(["text"])

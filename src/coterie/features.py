@@ -16,7 +16,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -201,8 +201,10 @@ class LexicalEncoder(Encoder):
         Raises NotFittedError before ``fit``.
         """
         self._check_fitted()
-        vectors = [self._project(text) for text in readable(texts)]
-        return _unit(np.array(vectors, dtype=np.float32).reshape(-1, self.dim))
+        vectors = np.empty((len(texts), self.dim), np.float32)
+        for row, text in zip(vectors, readable(texts), strict=True):
+            row[:] = self._project(text)
+        return _unit(vectors)
 
     def fingerprint(self) -> str:
         """The sha256 of the parameters and of what was learnt."""
@@ -237,15 +239,22 @@ class LexicalEncoder(Encoder):
 
     def _project(self, text: str) -> Vectors:
         """The vector of shape (dim,) before it is scaled to unit length."""
-        places = self._places[_buckets(text, self.buckets)]
-        rows, counts = _counted(places[places >= 0])
-        product: Vectors = (1 + np.log(counts)) @ self.weights_[rows]
+        # few steps: with one short text each call to numpy costs more than what it computes
+        counts = np.bincount(self._places[_buckets(text, self.buckets)])
+        counts[len(self.known_) :] = 0
+        (rows,) = counts.nonzero()
+        counts = counts[rows]
+        try:
+            times = TIMES[counts]
+        except IndexError:
+            times = 1 + np.log(counts.astype(np.float32))
+        product: Vectors = times @ self.weights_.take(rows, axis=0)
         return product
 
     @functools.cached_property
     def _places(self) -> NDArray[np.int64]:
-        """The row of ``weights_`` of every bucket, -1 where it is not known."""
-        places = np.full(self.buckets + 1, -1)
+        """The row of ``weights_`` of every bucket, the number of rows where it is not known."""
+        places = np.full(self.buckets + 1, len(self.known_))
         places[self.known_] = np.arange(len(self.known_))
         return places
 
@@ -261,38 +270,51 @@ def readable(texts: Sequence[str]) -> list[str]:
 
 def _unit(vectors: Vectors) -> Vectors:
     """Rows scaled to length one; rows of zeros, or of rounding errors, become zeros."""
-    lengths = np.sqrt(np.square(vectors).sum(axis=1, keepdims=True))
-    return (vectors / np.where(lengths > 1e-6, lengths, np.inf)).astype(np.float32)
+    lengths = np.sqrt(np.add.reduce(np.square(vectors), axis=1, keepdims=True))
+    lengths[lengths <= 1e-6] = np.inf
+    return (vectors / lengths).astype(np.float32, copy=False)
 
 
 _WORD = re.compile(r"\w{1,32}|[^\w\s]")
 _DIGIT = re.compile(r"\d")
+TIMES = np.zeros(512, np.float32)  # 1 + log of how often, by how often
+TIMES[1:] = 1 + np.log(np.arange(1, len(TIMES), dtype=np.float32))
+MOST_WORDS = 2**14  # of each number of buckets, a few megabytes
 
 
 def _buckets(text: str, buckets: int) -> NDArray[np.int64]:
     """The bucket of every word, pair of neighbours and character n-gram of the text."""
-    words = [_word(word, buckets) for word in _WORD.findall(_DIGIT.sub("0", text.lower()))]
-    # the hash of "a b" goes on where that of "a" ended
-    pairs = [zlib.crc32(b.after, a.hash) for a, b in itertools.pairwise(words)]
-    return np.concatenate([*[word.buckets for word in words], np.array(pairs, np.int64) % buckets])
+    known = _words(buckets)
+    found = [known[word] for word in _WORD.findall(_DIGIT.sub("0", text.lower()))]
+    if not found:
+        return np.zeros(0, np.int64)
+    grams, written, starts = zip(*found, strict=True)
+    pairs = np.array([*map(zlib.crc32, written[1:], starts)], np.int64) % buckets
+    return np.frombuffer(b"".join([*grams, pairs.tobytes()]), np.int64)
 
 
-class _Word(NamedTuple):
-    """A word: its buckets with those of its n-grams, its hash, and itself after a space."""
+class _Words(dict[str, tuple[bytes, bytes, int]]):
+    """Words seen: their buckets as bytes of int64, their UTF-8, the CRC of it and a space.
 
-    buckets: NDArray[np.int64]
-    hash: int
-    after: bytes
+    The bucket of a pair follows from the first word's CRC and the second's bytes. What is kept is
+    bounded; made anew it is the same.
+    """
+
+    def __init__(self, buckets: int) -> None:
+        self.buckets = buckets
+
+    def __missing__(self, word: str) -> tuple[bytes, bytes, int]:
+        if len(self) >= MOST_WORDS:
+            self.clear()
+        marked = f"<{word}>"
+        grams = (marked[i : i + n] for n in (3, 4, 5) for i in range(len(marked) - n + 1))
+        numbers = np.array([_bucket(gram, self.buckets) for gram in (word, *grams)], np.int64)
+        written = word.encode()
+        made = self[word] = numbers.tobytes(), written, zlib.crc32(written + b" ")
+        return made
 
 
-@functools.lru_cache(maxsize=2**14)
-def _word(word: str, buckets: int) -> _Word:
-    """The word and its n-grams of 3 to 5 characters, ends marked, as buckets."""
-    marked = f"<{word}>"
-    grams = (marked[i : i + n] for n in (3, 4, 5) for i in range(len(marked) - n + 1))
-    found = [_bucket(gram, buckets) for gram in (word, *grams)]
-    encoded = word.encode()
-    return _Word(np.array(found, np.int64), zlib.crc32(encoded), b" " + encoded)
+_words = functools.lru_cache(maxsize=8)(_Words)
 
 
 def _counted(values: NDArray[np.int64]) -> tuple[NDArray[np.int64], Vectors]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import http.client
 import json
 import os
@@ -19,7 +20,7 @@ from served_world import write_pool
 
 from coterie.errors import CoterieError
 from coterie.gateway.ledger import open_ledger
-from coterie.gateway.server import bind
+from coterie.gateway.server import bind, seldom_collected
 
 
 class Server:
@@ -115,6 +116,30 @@ def test_a_process_answers_reloads_and_ends_what_it_began(tmp_path: Path) -> Non
     assert sorted((row.expert, row.status) for row in rows) == [
         ("ann", 200), ("bob", 200), ("cid", 200),
     ]  # fmt: skip
+
+
+def test_a_client_that_hangs_up_ends_its_request(tmp_path: Path) -> None:
+    slow = {"ann": {"says": "word " * 400, "pause": 0.05}}
+    with server(write_pool(tmp_path, slow)) as made:
+        going = made.ask("ann", stream=True)
+        going.read(20)
+        made.connections[0].close()
+        going.close()
+        time.sleep(0.2)
+        made.process.send_signal(signal.SIGTERM)
+        assert made.process.wait(10) == 0
+    with open_ledger(str(tmp_path / "gateway.sqlite")) as ledger:
+        (row,) = asyncio.run(ledger.recent(9))
+    assert (row.status, row.error) == (499, "client_closed")
+
+
+def test_the_garbage_collector_is_as_it_was_after_serving() -> None:
+    before = gc.get_threshold()
+    with seldom_collected():
+        assert gc.get_threshold()[0] > before[0]
+        assert gc.get_freeze_count() > 0
+    assert gc.get_threshold() == before
+    assert gc.get_freeze_count() == 0
 
 
 def test_a_port_that_is_taken_is_named() -> None:

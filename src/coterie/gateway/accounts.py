@@ -226,11 +226,16 @@ class Reservation:
     @property
     def headers(self) -> Headers:
         """Limit, rest and time to the reset of requests and tokens a minute, the tightest ones."""
+        tightest: dict[str, Allowance] = {}
+        for allowance, _ in self._parts:
+            unit = allowance.terms.unit
+            known = tightest.get(unit)
+            if known is None or _remaining(allowance) < _remaining(known):
+                tightest[unit] = allowance
         told: list[tuple[bytes, bytes]] = []
         for _, unit in UNITS:
-            limits = [a for a, _ in self._parts if a.terms.unit == unit]
-            if limits:
-                told += _rate_headers(min(limits, key=_remaining), self._now)
+            if unit in tightest:
+                told += _rate_headers(tightest[unit], self._now)
         return told
 
 

@@ -14,6 +14,7 @@ from coterie.gateway.exchange import CLOSED, Exchange
 from coterie.gateway.failures import UpstreamError, redact
 from coterie.gateway.guard import Doors, forwarded
 from coterie.gateway.logins import Logins
+from coterie.gateway.protocol import WATCH
 from coterie.gateway.services import Services
 from coterie.gateway.wire import DONE, HEARTBEAT, ApiError, frame, overloaded
 
@@ -80,8 +81,8 @@ class _Request:
     """One of OpenAI's requests: reads it, has it answered, sends the answer."""
 
     __slots__ = (
-        "_body", "_exchange", "_headers", "_heart", "_id", "_live", "_name", "_over", "_path",
-        "_receive", "_send", "_services", "_start", "_task", "_told",
+        "_exchange", "_headers", "_heart", "_id", "_left", "_live", "_over", "_path", "_receive",
+        "_send", "_services", "_start", "_task", "_told", "_watch", "_watcher",
     )  # fmt: skip
 
     def __init__(self, live: Live, scope: Scope, receive: Receive, send: Send, path: str) -> None:
@@ -92,7 +93,10 @@ class _Request:
         self._id = new_id("req_")
         self._exchange: Exchange | None = None
         self._heart: _Heart | None = None
-        self._over = self._told = False
+        self._over = self._told = self._left = False
+        own = scope["extensions"].get(WATCH) if "extensions" in scope else None
+        self._watch: Callable[[Callable[[], object] | None], None] = own or self._watch_alone
+        self._watcher: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Answer, whatever happens."""
@@ -122,16 +126,15 @@ class _Request:
         return asked
 
     async def _watched(self, asked: Asked) -> None:
-        """Answer while a watcher looks whether the client is still there."""
+        """Answer unless the client leaves."""
         task = asyncio.current_task()
         assert task is not None
-        watcher = asyncio.get_running_loop().create_task(self._gone())
         self._task = task
-        watcher.add_done_callback(self._cancel)
+        self._watch(self._leave)
         try:
             await self._answer(asked)
         except asyncio.CancelledError:
-            if not (watcher.done() and not watcher.cancelled()):
+            if not self._left:
                 await self._end(503, "shutdown")
                 raise
             task.uncancel()
@@ -140,17 +143,27 @@ class _Request:
             await self._end(CLOSED, "client_closed")
         finally:
             self._over = True
-            watcher.cancel()
+            self._watch(None)
             if self._heart is not None:
                 self._heart.stop()
+
+    def _leave(self) -> None:
+        if not self._over:
+            self._left = True
+            self._task.cancel()
+
+    def _watch_alone(self, gone: Callable[[], object] | None) -> None:
+        """What a server that is not ours does not offer: a task that waits for the disconnect."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+        if gone is None:
+            return
+        self._watcher = asyncio.get_running_loop().create_task(self._gone())
+        self._watcher.add_done_callback(lambda task: None if task.cancelled() else gone())
 
     async def _gone(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-
-    def _cancel(self, watcher: asyncio.Task[None]) -> None:
-        if not self._over and not watcher.cancelled():
-            self._task.cancel()
 
     async def _answer(self, asked: Asked) -> None:
         exchange = self._exchange

@@ -125,5 +125,5 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 def forwarded(headers: Mapping[bytes, bytes]) -> dict[str, str]:
     """The headers of a client that experts may see; never credentials, cookies or addresses."""
-    given = {name.decode(): headers.get(name, b"") for name in FORWARDED}
-    return {name: value.decode() for name, value in given.items() if value and value.isascii()}
+    given = [(name, headers[name]) for name in FORWARDED if name in headers]
+    return {name.decode(): value.decode() for name, value in given if value and value.isascii()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
@@ -13,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import (
 from coterie.gateway.wire import ApiError
 
 MOST_HEADERS = 256
+WATCH = "coterie.watch"  # of a scope's extensions: calls back when the client leaves
 MOST_HEAD = 1 << 16  # bytes that may come, beyond one read, without a request getting on
 
 
@@ -28,6 +30,8 @@ class Protocol(HttpToolsProtocol):
     _whole = True
     _waiting = 0
     _timer: asyncio.TimerHandle | None = None
+    _lost = False
+    _gone: Callable[[], object] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See asyncio."""
@@ -38,6 +42,20 @@ class Protocol(HttpToolsProtocol):
         """See asyncio."""
         self._in_time()
         super().connection_lost(exc)
+        self._lost = True
+        if self._gone is not None:
+            self._gone()
+
+    def watch(self, gone: Callable[[], object] | None) -> None:
+        """Have ``gone`` called once the client has left; None for nobody any more.
+
+        The same as to wait for ``http.disconnect`` in a task, which costs far more.
+        """
+        self._gone = gone
+        if gone is not None:
+            self.flow.resume_reading()  # else a client that leaves is not noticed
+            if self._lost:
+                self.loop.call_soon(gone)
 
     def data_received(self, data: bytes) -> None:
         """See asyncio."""
@@ -60,6 +78,7 @@ class Protocol(HttpToolsProtocol):
         if len(self.headers) > MOST_HEADERS:
             self._refuse(431, _TOO_LONG, "headers_too_long")
             raise HeadTooLong
+        self.scope["extensions"] = {WATCH: self.watch}  # type: ignore[dict-item]
         super().on_headers_complete()
         self._heading = False
 

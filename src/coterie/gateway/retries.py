@@ -54,6 +54,10 @@ class RetryBudget:
         return True
 
 
+RATES = (
+    ("x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"),
+    ("x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"),
+)
 _UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
 
@@ -83,10 +87,10 @@ def pause(headers: Mapping[str, str], tokens: int) -> float:
     Read from ``x-ratelimit-remaining-*`` and ``x-ratelimit-reset-*``.
     """
     longest = 0.0
-    for what, needed in (("requests", 1), ("tokens", tokens)):
-        if (remaining := headers.get(f"x-ratelimit-remaining-{what}")) is None:
+    for (remains, reset), needed in zip(RATES, (1, tokens), strict=True):
+        if (remaining := headers.get(remains)) is None:
             continue
         if remaining.isdecimal() and int(remaining) < needed:
-            wait = duration(headers.get(f"x-ratelimit-reset-{what}", ""))
+            wait = duration(headers.get(reset, ""))
             longest = max(longest, wait or 0.0)
     return min(longest, LONGEST_WAIT)

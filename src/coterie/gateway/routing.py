@@ -315,7 +315,7 @@ class Routing:
             experts=experts,
             policy=named.name,
             composition="" if composition == "single" else composition,
-            decision=replace(decision, composition=composition),
+            decision=_composed(decision, composition),
             query=query,
             propensity=float(decision.evidence.get("propensity", 1.0)),
             explored=bool(decision.evidence.get("explored", False)),
@@ -468,6 +468,12 @@ def narrowed(estimates: Estimates, columns: Sequence[int]) -> Estimates:
         error=of(estimates.error),
         support=support,
     )
+
+
+def _composed(decision: Decision, composition: str) -> Decision:
+    if decision.composition == composition:
+        return decision
+    return replace(decision, composition=composition)
 
 
 def _number(value: float) -> float:

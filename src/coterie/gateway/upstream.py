@@ -7,6 +7,7 @@ import os
 
 import aiohttp
 import msgspec
+from aiohttp import hdrs
 from yarl import URL
 
 from coterie.experts.openai import OpenAIExpert
@@ -21,7 +22,7 @@ from coterie.gateway.events import (
 )
 from coterie.gateway.failures import Failure, UpstreamError, failure, from_error, from_response
 from coterie.gateway.replies import FramedReply, Outgoing, Reply, Timeouts, Upstream
-from coterie.gateway.retries import Deadline, pause
+from coterie.gateway.retries import RATES, Deadline, pause
 from coterie.gateway.shapes import read_whole, to_chunks, to_whole
 from coterie.gateway.streams import StreamReply
 from coterie.gateway.usage import estimate, estimate_prompt
@@ -81,13 +82,17 @@ class HttpUpstream:
         key = self._key()
         usual = self.timeouts.first if out.stream else self.timeouts.whole
         seconds = min(usual, deadline.left())
+        timer = _Timer(seconds)
         try:
-            async with asyncio.timeout(seconds):
-                return await self._ask(out, key, deadline)
-        except TimeoutError:
+            return await self._ask(out, key, deadline)
+        except (TimeoutError, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and not timer.late():
+                raise
             kind = "timeout_first" if seconds == usual else "deadline"
             message = f"{self.name}: no answer within {seconds:.3g} s"
             raise UpstreamError(failure(kind, message)) from None
+        finally:
+            timer.stop()
 
     def linger(self, response: aiohttp.ClientResponse) -> None:
         """[DONE] came, but not yet the body's end, which frees the connection for others."""
@@ -147,7 +152,7 @@ class HttpUpstream:
         if whole is None or not whole.answers(out.path):
             raise UpstreamError(failure("wrong_shape", f"{self.name}: sent JSON without an answer"))
         tokens = whole.tokens() or estimate(out.fields, whole.size())
-        rest = pause(response.headers, estimate_prompt(out.fields))
+        rest = _pause(response, out)
         return Reply(whole.model or "", body, tokens, whole.finish(), rest)
 
     async def _stream(
@@ -168,7 +173,7 @@ class HttpUpstream:
                 break
         if not tally.content:
             raise UpstreamError(failure("cut", f"{self.name}: ended before it answered"))
-        rest = pause(response.headers, estimate_prompt(out.fields))
+        rest = _pause(response, out)
         return StreamReply(self, out, response, tally, ready, key, deadline, rest)
 
     async def _framed(
@@ -186,8 +191,8 @@ class HttpUpstream:
     ) -> bytes:
         """The rest of the body, within bounds."""
         most = self.largest if most is None else most
-        pieces, size = [first], len(first)
-        while piece := await response.content.readany():
+        content, pieces, size = response.content, [first], len(first)
+        while not content.at_eof() and (piece := await content.readany()):
             pieces.append(piece)
             size += len(piece)
             if size > most:
@@ -249,10 +254,10 @@ class HttpUpstream:
         return encode_fields(fields)
 
     def _headers(self, out: Outgoing, key: str) -> dict[str, str]:
-        headers = {**out.headers, "Content-Type": "application/json"}
-        headers["Accept-Encoding"] = "identity"
+        headers = {**out.headers, hdrs.CONTENT_TYPE: "application/json"}
+        headers[hdrs.ACCEPT_ENCODING] = "identity"
         if key:
-            headers["Authorization"] = f"Bearer {key}"
+            headers[hdrs.AUTHORIZATION] = f"Bearer {key}"
         return headers
 
     def _key(self) -> str:
@@ -271,7 +276,14 @@ def _head(body: bytes) -> bytes:
 
 
 def _is_packed(response: aiohttp.ClientResponse) -> bool:
-    return response.headers.get("Content-Encoding", "identity") != "identity"
+    return response.headers.get(hdrs.CONTENT_ENCODING, "identity") != "identity"
+
+
+def _pause(response: aiohttp.ClientResponse, out: Outgoing) -> float:
+    headers = response.headers
+    if not any(remaining in headers for remaining, _ in RATES):
+        return 0.0
+    return pause(headers, estimate_prompt(out.fields))
 
 
 def _with_usage(options: msgspec.Raw | None) -> msgspec.Raw:
@@ -291,3 +303,36 @@ def _open_session() -> aiohttp.ClientSession:
         auto_decompress=False,
         headers={"User-Agent": "coterie"},
     )
+
+
+class _Timer:
+    """Cancels the task that makes it after so many seconds: ``asyncio.timeout`` with less around.
+
+    Whoever catches the cancellation asks whether it was ``late``, and stops the timer at the end.
+    """
+
+    __slots__ = ("_before", "_fired", "_handle", "_task")
+
+    def __init__(self, seconds: float) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task, self._before, self._fired = task, task.cancelling(), False
+        self._handle = asyncio.get_running_loop().call_later(seconds, self._fire)
+
+    def _fire(self) -> None:
+        self._fired = True
+        self._task.cancel()
+
+    def late(self) -> bool:
+        """Whether the task was cancelled by this timer, and by nobody else."""
+        if not self._fired:
+            return False
+        self._fired = False
+        return self._task.uncancel() <= self._before
+
+    def stop(self) -> None:
+        """Cancel nothing any more."""
+        self._handle.cancel()
+        if self._fired:  # and what it was about to interrupt ended all the same
+            self._fired = False
+            self._task.uncancel()

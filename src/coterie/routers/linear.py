@@ -72,7 +72,8 @@ class Linear(Router):
         """Fitted values, quality clipped to [0, 1] and cost to at least 0."""
         self._check_fitted()
         vectors = np.asarray(self.encoder_.encode([q.text for q in queries]), float)
-        quality = np.minimum(np.maximum(affine(vectors, self.quality_), 0.0), 1.0)
+        quality = affine(vectors, self.quality_)
+        np.minimum(np.maximum(quality, 0.0, out=quality), 1.0, out=quality)
         error = standard_error(vectors, self.axes_, self.variance_)
         return Estimates(self.experts_, quality, predict_cost(vectors, self.cost_), error=error)
 
@@ -99,7 +100,7 @@ def with_intercept(vectors: FloatArray) -> FloatArray:
 
 def affine(vectors: FloatArray, coefficients: FloatArray) -> FloatArray:
     """``with_intercept(vectors) @ coefficients`` without the copy, which matters for one query."""
-    values: FloatArray = np.asarray(vectors, float) @ coefficients[:-1]
+    values: FloatArray = np.dot(np.asarray(vectors, float), coefficients[:-1])
     values += coefficients[-1]
     return values
 
@@ -111,7 +112,8 @@ def fit_cost(vectors: FloatArray, cost: FloatArray) -> FloatArray:
 
 def predict_cost(vectors: FloatArray, coefficients: FloatArray) -> FloatArray:
     """Predicted costs, at least 0, shape (queries, experts)."""
-    cost: FloatArray = np.maximum(affine(vectors, coefficients), 0.0)
+    cost = affine(vectors, coefficients)
+    np.maximum(cost, 0.0, out=cost)
     return cost
 
 
@@ -217,5 +219,6 @@ def posterior(strength: FloatArray, rows: int, fitted: Ridge) -> FloatArray:
 def standard_error(vectors: FloatArray, axes: FloatArray, variance: FloatArray) -> FloatArray:
     """Standard error of a linear prediction at every vector, shape (queries, columns)."""
     turned = affine(vectors, axes)
-    error: FloatArray = np.sqrt(affine(np.square(turned), variance))
+    error = affine(np.square(turned, out=turned), variance)
+    np.sqrt(error, out=error)
     return error
