@@ -18,7 +18,7 @@ from coterie.gateway.entries import Entry
 from coterie.gateway.explaining import explained
 from coterie.gateway.routing import Named, Plan, Profile, Routing, narrowed
 from coterie.gateway.wire import ApiError
-from coterie.policies import Explore, Guarded, Recruit, Utility
+from coterie.policies import Explore, Guarded, Utility
 from coterie.types import Estimates, Query
 
 BEST = Named("best", Utility(), "single")
@@ -189,12 +189,34 @@ def test_what_cannot_be_merged_is_answered_by_one(fields: dict[str, Any]) -> Non
     assert found.experts == ("ann", "bob", "cid")
 
 
-def test_embeddings_are_answered_by_one_expert() -> None:
-    made = routing(default=Named("r", Recruit(2), "recruit"))
-    assert plan(made).composition == "recruit"
-    found = plan(made, path="/embeddings")
-    assert (found.composition, found.experts) == ("", ("ann", "bob"))
-    assert refused(made, "recruit:3", path="/embeddings").param == "model"
+def test_no_expert_stands_in_for_another_where_vectors_are_asked_for() -> None:
+    """Vectors of two models cannot be compared, and a router of answers says nothing of them."""
+    for model in ("auto", "recruit:3"):
+        assert refused(routing(), model, path="/embeddings").param == "model"
+    assert plan(routing(), "bob", path="/embeddings").experts == ("bob",)
+    # a list of models is the client's own word
+    found = plan(routing(), "bob", path="/embeddings", models=["cid"])
+    assert found.experts == ("bob", "cid")
+
+
+def test_a_composition_costs_what_all_of_its_experts_do() -> None:
+    found = plan(routing(), "recruit:3", coterie={"max_cost": 6.0})  # 4 + 2 + 1
+    assert (found.composition, found.experts[0]) == ("", "ann")
+    assert "7 of all > 6" in found.constraints["composition"]
+    assert plan(routing(), "recruit:3", coterie={"max_cost": 7.0}).composition == "recruit"
+
+
+def test_a_picture_is_never_lost_in_a_composition() -> None:
+    parts = [{"type": "image_url", "image_url": {"url": "data:,"}}]
+    found = plan(routing(), "recruit:3", messages=[{"role": "user", "content": parts}])
+    assert (found.composition, found.constraints["composition"][:14]) == ("", "single: vision")
+
+
+def test_a_bound_that_is_no_number_bars_everybody() -> None:
+    body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "x"}]}).encode()
+    asked = read_asked("/chat/completions", body, {b"x-coterie-max-cost": b"nan"}, 10_000, 8)
+    with pytest.raises(ApiError, match="expected cost 4 > nan"):
+        routing().plan(asked, "req_1", ())
 
 
 # -- staying

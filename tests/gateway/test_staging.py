@@ -142,3 +142,67 @@ def test_who_gives_up_while_waiting_leaves_no_trace() -> None:
         assert await used(staging, pool.experts["b"]) == "b"
 
     asyncio.run(asyncio.wait_for(job(), 5))
+
+
+class Slow(Heavy):
+    """Leaves slowly, and notes whether somebody is in it meanwhile."""
+
+    async def unload(self, keep: bool = False) -> None:
+        await asyncio.sleep(0.02)
+        await super().unload(keep)
+
+    async def complete(self, call: Call) -> Completion:
+        self.notes.append(f"in {self.name}")
+        await asyncio.sleep(0.03)
+        self.notes.append(f"out {self.name}")
+        return Completion(self.name, "yes")
+
+
+@pytest.mark.parametrize("later", [0.0, 0.01, 0.03])
+def test_nobody_is_let_into_an_expert_that_leaves(later: float) -> None:
+    notes: list[str] = []
+    sizes = {"a": 1, "b": 1, "c": 2}
+
+    class Sized(Slow):
+        @property
+        def size(self) -> int:
+            return sizes[self.name]
+
+    pool = Pool("p", {n: Sized(n, notes) for n in sizes}, memory=2)
+    staging = Staging(pool)
+
+    async def visit(name: str, after: float) -> None:
+        await asyncio.sleep(after)
+        async with staging.use(pool.experts[name]):
+            await pool.experts[name].complete(Call(name, (), "answer"))
+
+    async def main() -> None:
+        await asyncio.gather(visit("a", 0.0), visit("b", 0.0))
+        await asyncio.gather(visit("c", 0.0), visit("a", later), visit("b", later))
+
+    run(main())
+    inside: set[str] = set()
+    for note in notes:
+        if note.startswith("in "):
+            inside.add(note[3:])
+        elif note.startswith("out "):
+            inside.discard(note[4:])
+        elif note.startswith("-"):
+            assert note[1:] not in inside, notes
+
+
+def test_a_load_that_fails_in_any_way_is_told_to_who_waits() -> None:
+    class Torn(Heavy):
+        async def load(self) -> None:
+            raise RuntimeError("out of memory")
+
+    notes: list[str] = []
+    pool = Pool("p", {"a": Torn("a", notes), "b": Heavy("b", notes)}, capacity=1)
+    staging = Staging(pool)
+
+    async def main() -> None:
+        with pytest.raises(ExpertError, match="could not be loaded: RuntimeError: out of memory"):
+            await used(staging, pool.experts["a"])
+        assert await used(staging, pool.experts["b"]) == "b"
+
+    run(main())

@@ -201,9 +201,9 @@ class _Request:
     async def _begin_stream(self) -> None:
         if self._told:
             return
-        self._told = True
         headers = [*EVENTS, *self._facts()]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        self._told = True  # after it: a heartbeat may be ended while it waits to send
 
     def _facts(self) -> list[tuple[bytes, bytes]]:
         """Who answered, why, after how many tries, and what the gateway itself took."""

@@ -8,11 +8,12 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from coterie.gateway.wire import ApiError, Fields, bad_request, decode_fields
+from coterie.gateway.wire import ApiError, Fields, bad_request, decode_fields, not_found
 
 NAMESPACE = "coterie"  # body object; headers begin with x-coterie-
 HEADER = b"x-coterie-"
 CHARACTERS_PER_TOKEN = 4
+LONGEST_NAME = 256
 TOKENS_PER_MEDIUM = 1000  # of a picture or a recording, about
 T = TypeVar("T")
 
@@ -109,6 +110,8 @@ def read_asked(
     model = _field(fields, "model", _text.decode, "a string")
     if not model:
         raise bad_request("you must provide a model parameter", "model")
+    if len(model) > LONGEST_NAME:  # it goes into the log and into what the client is told
+        raise not_found(f"{model[:LONGEST_NAME]}...")
     wishes = _read_wishes(fields, headers)
     models = tuple(_field(fields, "models", _names.decode, "a list of strings") or ())
     fields.pop("models", None)

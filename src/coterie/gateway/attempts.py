@@ -204,6 +204,9 @@ class _Call:
         except UpstreamError as error:
             self.end(error.failure)
             raise
+        except ApiError as error:  # before anybody was asked
+            self.end(failure("bad_request", error.message))
+            raise
         except BaseException:
             self.end(self.run.ending)
             raise

@@ -73,6 +73,7 @@ class Gateway:
     changes: Mapping[str, Any] = field(default_factory=dict)  # of [gateway], by the command
     store: str = ""  # where keys and log are
     trouble: str = ""  # why the last reload was refused
+    _reloading: asyncio.Lock = field(default_factory=asyncio.Lock)
     _retired: list[Upstream] = field(default_factory=list)  # that requests may still use
 
     @property
@@ -96,16 +97,16 @@ class Gateway:
 
         Requests under way end as they began. Local experts stay in memory unless the pool changed.
         """
+        async with self._reloading:
+            await self._reload()
+
+    async def _reload(self) -> None:
+        before = self.live.services
         try:
-            config = changed(read_config(self.path), self.changes)
-            _check_same(self.config, config)
-            before = self.live.services
-            folder, kind = self.router_folder, self.router_kind
-            router = await asyncio.to_thread(load_router_of, config, folder, kind)
-            after = services_of(config, self.pool, router, self.staging, before)
+            config, after = await asyncio.to_thread(self._read_again, before)
             doors = Doors(config.settings.gateway.host, *_names(config))
             most = parse_bytes(config.settings.gateway.max_body)
-        except CoterieError as error:
+        except Exception as error:
             self.trouble = str(error)
             raise
         before.routing.observing.close()
@@ -117,6 +118,13 @@ class Gateway:
         self.live.most_choices = config.settings.gateway.max_choices
         self.loaded, self.trouble = time.time(), ""
         await self.start()
+
+    def _read_again(self, before: Services) -> tuple[Config, Services]:
+        """What the file says now; reads files and looks up names, so not in the event loop."""
+        config = changed(read_config(self.path), self.changes)
+        _check_same(self.config, config)
+        router = load_router_of(config, self.router_folder, self.router_kind)
+        return config, services_of(config, self.pool, router, self.staging, before)
 
     async def start(self) -> None:
         """Tell the store who makes the vectors from now on."""
@@ -451,7 +459,7 @@ def _printed(entry: Entry) -> None:
 
 def _check_same(before: Config, after: Config) -> None:
     """Raise ConfigError where the change needs a restart."""
-    kept = ("host", "port", "store", "keys", "store_outage", "drain")
+    kept = ("host", "port", "store", "keys", "store_outage", "drain", "residency")
     for name in kept:
         if getattr(before.settings.gateway, name) != getattr(after.settings.gateway, name):
             raise ConfigError("a change here needs a restart", path=after.path, field=name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -48,9 +48,19 @@ async def converse(talk: Talk, plan: Plan, out: Outgoing) -> Composed:
                 return delivery
             conversation.send([delivery])
         else:
-            asked = map(talk.complete, conversation.pending)
-            conversation.send(await asyncio.gather(*asked))
+            conversation.send(await _together(map(talk.complete, conversation.pending)))
     return talk.delivery(conversation.answer.completion, out)
+
+
+async def _together(calls: Iterable[Coroutine[Any, Any, Completion]]) -> list[Completion]:
+    """What they return; where one raises, the others are ended before it is heard of."""
+    tasks = [asyncio.ensure_future(call) for call in calls]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
 class Talk:
@@ -75,7 +85,10 @@ class Talk:
             self._attempts += mine
         seconds = time.perf_counter() - start
         await delivery.aclose()
-        return _completion(call.expert, delivery.reply, seconds)
+        try:
+            return _completion(call.expert, delivery.reply, seconds)
+        except (msgspec.DecodeError, LookupError):
+            return _failed(call, f"{call.expert}: sent JSON without an answer")
 
     async def _local(self, upstream: LocalUpstream, call: Call) -> Completion:
         """Straight from the expert: its log probabilities are worth having."""

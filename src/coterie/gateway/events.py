@@ -197,24 +197,30 @@ class Tally:
 
     ``content``: an answer has begun. ``shown``: more than reasoning. ``over``: nothing more will
     come. ``error`` is the data of an error event. ``count`` and ``malformed`` are numbers of
-    events, ``size`` is in bytes of content.
+    events, ``size`` is in bytes of content. ``choices`` are to be finished before a stream that
+    does not say that it is over may end.
     """
 
-    def __init__(self, wants_usage: bool = False, largest: int = LARGEST_EVENT) -> None:
-        self.wants_usage = wants_usage
+    def __init__(
+        self, wants_usage: bool = False, largest: int = LARGEST_EVENT, choices: int = 1
+    ) -> None:
+        self.wants_usage, self.choices = wants_usage, choices
         self.content = self.shown = self.over = self.finished = False
         self.error: bytes | None = None
         self.model = self.finish = ""
         self.tokens: Tokens | None = None
         self.size = self.count = self.malformed = 0
         self._begun: set[int | None] = set()
+        self._finished: set[int | None] = set()
         self._before, self._after = b"\n", b"\n"  # the text of a usual event; no event has these
         self._parser = EventParser(largest)
 
     @property
     def complete(self) -> bool:
-        """The stream may end here: every choice that began is finished."""
-        return self.over or (self.finished and not self._begun)
+        """The stream may end here: every choice is finished."""
+        if self.over or not self.finished or self._begun:
+            return self.over
+        return self.choices == 1 or len(self._finished) >= self.choices
 
     def feed(self, piece: bytes) -> bytes:
         """What is to be passed on of ``piece`` and the rest before it."""
@@ -320,6 +326,7 @@ class ChatTally(Tally):
             self.content = self.shown = self.finished = True
             self.finish = choice.finish_reason
             self._begun.discard(choice.index)
+            self._finished.add(choice.index)
 
 
 ENDS = {"response.completed": "stop", "response.incomplete": "length"}

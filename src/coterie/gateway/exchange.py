@@ -20,6 +20,7 @@ from coterie.gateway.replies import Outgoing
 from coterie.gateway.retries import Deadline
 from coterie.gateway.routing import Plan
 from coterie.gateway.services import Services
+from coterie.gateway.usage import answers_made
 
 if TYPE_CHECKING:
     from coterie.gateway.accounts import Reservation
@@ -121,7 +122,9 @@ class Exchange:
     async def _reserved(self, plan: Plan) -> Reservation:
         """Room in the key's budget and limits for the dearest way this may go."""
         asked, services = self.asked, self.services
-        answer = (asked.answer_tokens or services.limits.answer_tokens) * asked.choices
+        answer = (asked.answer_tokens or services.limits.answer_tokens) * answers_made(asked.fields)
+        if asked.path == "/embeddings":
+            answer = 0
         tokens = Tokens(asked.prompt_tokens, answer)
         strict = self.key.budget is not None or bool(self.key.team)
         worst = services.prices.worst(plan.experts, tokens, bool(plan.composition), strict)
@@ -144,10 +147,12 @@ class Exchange:
         """Settle and log, whatever happened; only the first end counts."""
         if self.over:
             return
-        delivery = self.delivery
-        if delivery is not None:
-            await delivery.aclose()
-        self.settle(status, error)
+        try:
+            if self.delivery is not None:
+                await self.delivery.aclose()
+        finally:  # money and the log do not depend on how an expert takes its end
+            if not self.over:
+                self.settle(status, error)
 
     def settle(self, status: int, error: str) -> None:
         """Count what was used, give back what was reserved, write the row."""

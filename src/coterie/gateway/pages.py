@@ -17,10 +17,11 @@ from starlette.routing import BaseRoute, Route
 from coterie.gateway.app import ASKED, MOST_TOKENS, Live, read_body, secret_of
 from coterie.gateway.asked import read_asked
 from coterie.gateway.entries import Key, new_id
+from coterie.gateway.ledger_writer import StoreDown
 from coterie.gateway.logins import COOKIE, LOCAL, same
 from coterie.gateway.metering import exposition
 from coterie.gateway.openapi import document
-from coterie.gateway.wire import ApiError, bad_request, not_found
+from coterie.gateway.wire import ApiError, bad_request, not_found, overloaded
 from coterie.types import Query
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Pages:
         handlers: Any = {
             ApiError: lambda request, error: refuse(error),
             HTTPException: _http_error,
+            StoreDown: lambda request, error: refuse(overloaded(str(error))),
             Exception: _unexpected,
         }
         return Starlette(routes=routes, exception_handlers=handlers)

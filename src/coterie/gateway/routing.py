@@ -24,8 +24,10 @@ from coterie.types import Decision, Estimates, Query
 AUTO = "auto"
 ALL = frozenset({"tools", "vision", "audio", "json_schema", "logprobs", "prefix"})
 MOST_RECRUITED = 16
+APART = frozenset({"tools", "vision", "audio", "logprobs"})  # needs that no merged text serves
 OFTEN = 64  # requests between two looks at who is best on average
 COMPOSED = ("/chat/completions", "/completions")  # what several experts can answer together
+VECTORS = "/embeddings"  # each expert has a space of its own, so none stands in for another
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,9 @@ class Routing:
         """The policy that the model's name and the wishes ask for."""
         model = asked.model
         if model == AUTO or model.startswith(f"{AUTO}:"):
+            if asked.path == VECTORS:
+                told = "vectors of different models cannot be compared; name the expert"
+                raise bad_request(f"{model!r} answers no {asked.path}: {told}", "model")
             name = asked.wishes.policy or model.removeprefix(AUTO).removeprefix(":")
             if (worth := asked.wishes.willingness_to_pay) is not None:
                 return Named("utility", Utility(_number(worth)), "single")
@@ -308,6 +313,11 @@ class Routing:
             constraints["composition"] = f"single: {why} cannot be merged"
             composition = "single"
         known = {c.expert: c for c in candidates}
+        if composition != "single" and (most := asked.wishes.max_cost) is not None:
+            together = sum(known[name].cost or 0.0 for name in experts)
+            if not together <= most:
+                dear = f"expected cost {together:.4g} of all > {most:.4g}"
+                constraints["composition"], composition = f"single: {dear}", "single"
         first = known[experts[0]]
         asked_all = experts if composition != "single" else experts[:1]
         costs = [known[name].cost for name in asked_all if name in known]
@@ -398,11 +408,11 @@ class Routing:
             return f"in region {profile.region}, asked for {wishes.region}"
         if wishes.tags and (missing := set(wishes.tags) - profile.tags):
             return f"lacks the tags {', '.join(sorted(missing))}"
-        if wishes.max_cost is not None and cost is not None and cost > wishes.max_cost:
+        if wishes.max_cost is not None and cost is not None and not cost <= wishes.max_cost:
             return f"expected cost {cost:.4g} > {wishes.max_cost:.4g}"
         if wishes.max_latency is not None:
             seconds = self.latency(profile.name)
-            if seconds is not None and seconds > wishes.max_latency:
+            if seconds is not None and not seconds <= wishes.max_latency:
                 return f"takes {seconds:.2g} s now, asked for {wishes.max_latency:.2g}"
         return ""
 
@@ -441,8 +451,8 @@ def _unmergeable(asked: Asked) -> str:
     """What of this request experts cannot answer together, "" where they can."""
     if asked.path not in COMPOSED:
         return f"answers of {asked.path}"
-    if "tools" in asked.needs:
-        return "tool calls"
+    if apart := asked.needs & APART:
+        return f"{', '.join(sorted(apart))}:"
     return "several choices" if asked.choices > 1 else ""
 
 

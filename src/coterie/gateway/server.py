@@ -130,7 +130,7 @@ async def _reload(gateway: Gateway, say: Callable[[str], None]) -> None:
     try:
         await gateway.reload()
         say("configuration read again")
-    except CoterieError as error:
+    except Exception as error:  # whatever is wrong with it, what runs goes on
         say(f"configuration kept as it was: {error}")
 
 

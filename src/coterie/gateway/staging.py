@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from coterie.drivers.rooms import by_count, residency_of
-from coterie.errors import CoterieError
+from coterie.errors import CoterieError, ExpertError
 from coterie.experts.base import Expert
 from coterie.pool import Pool
 from coterie.residency import Move, Residency, Tier
@@ -150,6 +150,7 @@ class Staging:
                 self._draining = frozenset(self._ready - self._pinned - {backend})
             return
         self._draining = frozenset()
+        self._send_off(moves)
         self._coming = backend
         self._loading = asyncio.get_running_loop().create_task(self._carry_out(backend, moves))
 
@@ -168,8 +169,8 @@ class Staging:
             for move in moves:
                 await self._move(move)
             await self._measure(backend, moves)
-        except CoterieError as failure:
-            error = failure
+        except Exception as failure:  # whatever it is, somebody waits to hear of it
+            error = _told(backend, failure)
             self._residency.forget(backend)
             self._ready.discard(backend)
         finally:
@@ -180,6 +181,10 @@ class Staging:
             self._let_in(backend)
         self._next()
 
+    def _send_off(self, moves: Iterable[Move]) -> None:
+        """Let nobody into those that leave, from the moment that this is decided."""
+        self._ready -= {move.name for move in moves if move.target is not Tier.DEVICE}
+
     async def _move(self, move: Move) -> None:
         expert = self._experts[move.name]
         if move.target is Tier.DEVICE:
@@ -187,7 +192,6 @@ class Staging:
             self._ready.add(move.name)
             self.loads += 1
             return
-        self._ready.discard(move.name)
         await expert.unload(keep=move.target is Tier.HOST)
 
     async def _measure(self, backend: str, moves: list[Move]) -> None:
@@ -197,7 +201,9 @@ class Staging:
         if size := await self._experts[backend].footprint():
             self._residency.resize(backend, size)
         busy = [backend, *(name for name, count in self._running.items() if count)]
-        for move in self._residency.overflow(busy=busy):
+        moves = self._residency.overflow(busy=busy)
+        self._send_off(moves)
+        for move in moves:
             await self._move(move)
 
     def _let_in(self, backend: str) -> None:
@@ -214,6 +220,12 @@ class Staging:
                 waiter.turn.set_exception(error)
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._next)
+
+
+def _told(backend: str, failure: Exception) -> CoterieError:
+    if isinstance(failure, CoterieError):
+        return failure
+    return ExpertError(f"{backend}: could not be loaded: {type(failure).__name__}: {failure}")
 
 
 def _by_backend(experts: Collection[Expert]) -> dict[str, Expert]:

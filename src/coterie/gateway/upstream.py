@@ -25,7 +25,7 @@ from coterie.gateway.replies import FramedReply, Outgoing, Reply, Timeouts, Upst
 from coterie.gateway.retries import RATES, Deadline, pause
 from coterie.gateway.shapes import read_whole, to_chunks, to_whole
 from coterie.gateway.streams import StreamReply
-from coterie.gateway.usage import estimate, estimate_prompt
+from coterie.gateway.usage import answers_to, estimate, estimate_prompt
 from coterie.gateway.wire import encode_fields, raw
 
 LARGEST_ANSWER = 64 << 20  # bytes
@@ -147,8 +147,7 @@ class HttpUpstream:
         """The reply that a whole body is, or the failure that it tells of."""
         whole = read_whole(body)
         if whole is not None and whole.failed():
-            told = from_error(self.name, msgspec.json.decode(body), (key,))
-            raise UpstreamError(told)
+            raise UpstreamError(self.error_of(body, key))
         if whole is None or not whole.answers(out.path):
             raise UpstreamError(failure("wrong_shape", f"{self.name}: sent JSON without an answer"))
         tokens = whole.tokens() or estimate(out.fields, whole.size())
@@ -238,7 +237,7 @@ class HttpUpstream:
 
     def _tally(self, out: Outgoing) -> Tally:
         kind = ResponsesTally if out.path == "/responses" else ChatTally
-        return kind(out.wants_usage, self.largest_event)
+        return kind(out.wants_usage, self.largest_event, answers_to(out.fields))
 
     def _url(self, path: str) -> URL:
         if (url := self._urls.get(path)) is None:

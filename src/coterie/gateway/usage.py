@@ -74,6 +74,33 @@ def expected_tokens(fields: Fields) -> int:
     return estimate_prompt(fields)
 
 
+def answers_to(fields: Fields) -> int:
+    """Choices of the answer: ``n`` for each prompt, of which /completions takes a list."""
+    return _count(fields, "n") * _prompts(fields)
+
+
+def answers_made(fields: Fields) -> int:
+    """Answers that are written, and paid for: of ``best_of`` only the best are shown."""
+    return max(_count(fields, "n"), _count(fields, "best_of")) * _prompts(fields)
+
+
+def _count(fields: Fields, name: str) -> int:
+    given = bytes(fields[name]) if name in fields else b""
+    return max(1, int(given)) if given.isdigit() and len(given) < 10 else 1
+
+
+def _prompts(fields: Fields) -> int:
+    """A list of numbers is one prompt, in tokens."""
+    given = bytes(fields["prompt"]) if "prompt" in fields else b""
+    if not given.lstrip().startswith(b"["):
+        return 1
+    try:
+        prompts = msgspec.json.decode(given)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return 1
+    return max(1, sum(not isinstance(one, int) for one in prompts))
+
+
 def estimate(fields: Fields, answered: int) -> Tokens:
     """Tokens of a request and an answer of ``answered`` bytes, marked as estimated."""
     return Tokens(estimate_prompt(fields), -(-answered // PER_TOKEN), estimated=True)
