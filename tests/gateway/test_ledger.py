@@ -68,7 +68,7 @@ def test_the_last_entries_come_first_and_page_by_page(ledger: Ledger) -> None:
         assert first == made[:4:-1]
         assert await ledger.recent(99, before=first[-1].id) == made[4::-1]
         assert await ledger.recent(2, key="b", status=503) == [made[7], made[5]]
-        with pytest.raises(InputError, match="expected one of key, team"):
+        with pytest.raises(InputError, match="expected one of key, failed, team"):
             await ledger.recent(1, colour="red")
 
     asyncio.run(main())
