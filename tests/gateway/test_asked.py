@@ -167,3 +167,14 @@ def test_bounds_of_the_answer_are_read_in_each_of_their_names() -> None:
     assert read(max_tokens=7).answer_tokens == 7
     assert read().answer_tokens is None
     assert read(stream=True, stream_options={"include_usage": True}).wants_usage
+
+
+def test_a_picture_in_an_input_is_seen_and_not_counted_as_text() -> None:
+    picture = {"type": "input_image", "image_url": "data:image/png;base64," + "A" * 40_000}
+    said = {"role": "user", "content": [{"type": "input_text", "text": "look"}, picture]}
+    body = json.dumps({"model": "auto", "input": [said]}).encode()
+    asked = read_asked("/responses", body, {}, 1000, 8)
+    assert asked.needs == frozenset({"vision"})
+    assert (asked.text.strip(), asked.prompt_tokens) == ("look", 1001)
+    quoted = json.dumps({"model": "auto", "input": 'an "input_image" is no picture'}).encode()
+    assert read_asked("/responses", quoted, {}, 1000, 8).needs == frozenset()

@@ -14,6 +14,7 @@ NAMESPACE = "coterie"  # body object; headers begin with x-coterie-
 HEADER = b"x-coterie-"
 CHARACTERS_PER_TOKEN = 4
 LONGEST_NAME = 256
+PICTURE = b'"input_image"'  # in an input; within a text its quotes would be escaped
 TOKENS_PER_MEDIUM = 1000  # of a picture or a recording, about
 T = TypeVar("T")
 
@@ -206,9 +207,11 @@ def _estimated(fields: Fields, needs: frozenset[str], messages: list[_Message]) 
     length = sum([len(fields[name]) for name in _COUNTED if name in fields])
     if not needs & {"vision", "audio"}:
         return length // CHARACTERS_PER_TOKEN
-    length += sum([len(_text_of(m.content)) for m in messages]) - len(fields["messages"])
+    given = "messages" if "messages" in fields else "input"
+    length += sum([len(_text_of(m.content)) for m in messages]) - len(fields[given])
     lists = [m.content for m in messages if isinstance(m.content, list)]
     media = sum([part.type != "text" for parts in lists for part in parts])
+    media += bytes(fields[given]).count(PICTURE) if given == "input" else 0
     return length // CHARACTERS_PER_TOKEN + media * TOKENS_PER_MEDIUM
 
 
@@ -222,6 +225,8 @@ def _needs(fields: Fields, messages: list[_Message]) -> frozenset[str]:
         needs |= {"json_schema"} & {form.type}
     if "logprobs" in fields and bytes(fields["logprobs"]) == b"true":
         needs.add("logprobs")
+    if "input" in fields and PICTURE in bytes(fields["input"]):
+        needs.add("vision")
     for message in messages:
         if isinstance(message.content, list):
             kinds = {part.type for part in message.content}

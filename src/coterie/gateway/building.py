@@ -346,18 +346,22 @@ def _upstreams(
         if isinstance(expert, OpenAIExpert):
             where = f"expert {name}: base_url"
             check_address(expert.base_url, private, where, str(config.path))
-            made[name] = _remote(expert, settings, staging, lengths.get(name))
+            made[name] = _remote(expert, settings, staging, private, lengths.get(name))
         else:
             made[name] = LocalUpstream(expert, staging, pool.options, lengths.get(name))
     return made
 
 
 def _remote(
-    expert: OpenAIExpert, settings: GatewayTable, staging: Staging, length: int | None
+    expert: OpenAIExpert,
+    settings: GatewayTable,
+    staging: Staging,
+    private: bool,
+    length: int | None,
 ) -> Upstream:
     seconds = settings.timeouts
     timeouts = Timeouts(seconds.connect, seconds.first, seconds.stall, seconds.total)
-    upstream = HttpUpstream(expert, timeouts, length)
+    upstream = HttpUpstream(expert, timeouts, length, private=private)
     return StagedUpstream(upstream, expert, staging) if expert.size else upstream
 
 

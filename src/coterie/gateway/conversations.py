@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from coterie.gateway.failures import THEIRS, UpstreamError, failure, redact
 from coterie.gateway.locals import Chunks, LocalUpstream, failure_of, known, messages_of, whole
 from coterie.gateway.replies import Outgoing, Reply, Upstream
 from coterie.gateway.retries import Deadline
-from coterie.gateway.wire import frame, raw, value_of
+from coterie.gateway.wire import ApiError, frame, raw, value_of
 from coterie.types import ONE_OF, Call, Completion, Query, Usage
 
 if TYPE_CHECKING:
@@ -66,13 +66,20 @@ async def _together(calls: Iterable[Coroutine[Any, Any, Completion]]) -> list[Co
 class Talk:
     """The calls of one composition; every try is added to ``attempts``."""
 
-    def __init__(self, services: Services, deadline: Deadline, attempts: list[Attempt]) -> None:
+    def __init__(
+        self,
+        services: Services,
+        deadline: Deadline,
+        attempts: list[Attempt],
+        barred: Callable[[str], str] = lambda name: "",
+    ) -> None:
         self.services, self._deadline, self._attempts = services, deadline, attempts
+        self._barred = barred
         self.theirs: frozenset[str] = frozenset()  # options that the client chose
 
     async def complete(self, call: Call) -> Completion:
         """The completion of one call; a failure says so."""
-        upstream = self.services.upstreams[call.expert]
+        upstream = self._upstream(call)
         if isinstance(upstream, LocalUpstream):
             return await self._local(upstream, call)
         mine: list[Attempt] = []
@@ -111,7 +118,7 @@ class Talk:
 
     async def streamed(self, call: Call, out: Outgoing, prefix: str) -> Composed | Completion:
         """The last call as a stream, or its failure before anything was shown."""
-        upstream = self.services.upstreams[call.expert]
+        upstream = self._upstream(call)
         asked = replace(_outgoing(call), stream=True)
         try:
             delivery = await self._serve(upstream, asked, self._attempts)
@@ -119,6 +126,13 @@ class Talk:
             return _failed(call, error.failure.message)
         wanted = out.wants_usage
         return Composed(delivery.reply, call.expert, self._attempts, delivery, prefix, wanted)
+
+    def _upstream(self, call: Call) -> Upstream:
+        """The expert of a call, which the composition may have in its settings; ApiError 403."""
+        if why := self._barred(call.expert):
+            told = f"the composition asks {call.expert!r}, which may not answer this: {why}"
+            raise ApiError(403, told, type="permission_error", code="no_eligible_expert")
+        return self.services.upstreams[call.expert]
 
     async def _serve(self, upstream: Upstream, out: Outgoing, attempts: list[Attempt]) -> Delivery:
         services = self.services

@@ -72,7 +72,7 @@ class Exchange:
         out = Outgoing(asked.path, asked.fields, asked.stream, asked.wants_usage, headers)
         try:
             if plan.composition:
-                talk = Talk(services, deadline, self.attempts)
+                talk = Talk(services, deadline, self.attempts, self._barred)
                 self.delivery = await converse(talk, plan, out)
             else:
                 candidates = [services.upstreams[name] for name in plan.experts]
@@ -85,6 +85,12 @@ class Exchange:
             self._began = time.perf_counter()
             self._waited = self._began - self._at_begin
         return self.delivery
+
+    def _barred(self, name: str) -> str:
+        """Why an expert may not be asked that the plan does not name, "" where it may."""
+        if self.plan is not None and name in self.plan.experts:
+            return ""
+        return self.services.routing.bar(name, self.asked, self.key.experts)
 
     def _options(self) -> AttemptOptions:
         options, wish = self.services.options, self.asked.wishes.mid_stream

@@ -167,7 +167,7 @@ class Routing:
 
     def _direct(self, asked: Asked, allowed: Sequence[str]) -> Plan:
         names = tuple(dict.fromkeys((asked.model, *asked.models)))
-        barred = {name: self._bar(name, asked, allowed) for name in names}
+        barred = {name: self.bar(name, asked, allowed) for name in names}
         if unknown := [name for name in names if name not in self.profiles]:
             raise not_found(unknown[0])
         kept = tuple([name for name in names if not barred[name]])
@@ -235,7 +235,7 @@ class Routing:
         self._quality += estimates.quality[0]
         qualities, costs = estimates.quality[0].tolist(), estimates.cost[0].tolist()
         barred = [
-            self._bar(name, asked, allowed, cost)
+            self.bar(name, asked, allowed, cost)
             for name, cost in zip(self.experts, costs, strict=True)
         ]
         columns = [j for j, why in enumerate(barred) if not why]
@@ -290,7 +290,7 @@ class Routing:
             if name not in self.profiles:
                 raise not_found(name)
             if name not in barred:  # the router does not know it
-                barred[name] = self._bar(name, asked, allowed)
+                barred[name] = self.bar(name, asked, allowed)
                 candidates.append(Candidate(name, barred=barred[name]))
         listed = [name for name in asked.models if not barred[name]]
         experts = tuple(dict.fromkeys((decision.experts[0], *listed)))
@@ -379,7 +379,7 @@ class Routing:
 
     # -- constraints
 
-    def _bar(
+    def bar(
         self, name: str, asked: Asked, allowed: Sequence[str], cost: float | None = None
     ) -> str:
         """Why this expert may not answer, "" where it may."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
+from functools import partial
 
 import aiohttp
 import msgspec
 from aiohttp import hdrs
+from aiohttp.abc import ResolveResult
 from yarl import URL
 
 from coterie.experts.openai import OpenAIExpert
@@ -21,6 +24,7 @@ from coterie.gateway.events import (
     Tally,
 )
 from coterie.gateway.failures import Failure, UpstreamError, failure, from_error, from_response
+from coterie.gateway.guard import barred
 from coterie.gateway.replies import FramedReply, Outgoing, Reply, Timeouts, Upstream
 from coterie.gateway.retries import RATES, Deadline, pause
 from coterie.gateway.shapes import read_whole, to_chunks, to_whole
@@ -45,7 +49,8 @@ class HttpUpstream:
     """The server of ``expert``, over connections of its own.
 
     The key is read from the environment for each call. No redirect is followed, no cookie kept, no
-    compressed answer read. ``largest`` bounds an answer in bytes.
+    compressed answer read. ``largest`` bounds an answer in bytes. A name that leads to an address
+    that is barred (see ``guard``; ``private`` ones may be allowed) by now is not connected to.
     """
 
     def __init__(
@@ -55,13 +60,14 @@ class HttpUpstream:
         context_length: int | None = None,
         largest: int = LARGEST_ANSWER,
         largest_event: int = LARGEST_EVENT,
+        private: bool = True,
     ) -> None:
         self.name, self.slots, self.context_length = expert.name, expert.slots, context_length
         self.timeouts = timeouts or Timeouts.of(expert.timeout)
         self.limit = expert.limit
         self.largest, self.largest_event = largest, largest_event
         self._expert = expert
-        self._session = PerLoop(_open_session)
+        self._session = PerLoop(partial(_open_session, private))
         self._timeout = aiohttp.ClientTimeout(total=None, connect=self.timeouts.connect)
         self._model = raw(expert.model)
         given = expert.options.items()
@@ -295,9 +301,27 @@ def _with_usage(options: msgspec.Raw | None) -> msgspec.Raw:
         return options
 
 
-def _open_session() -> aiohttp.ClientSession:
+class Resolver(aiohttp.ThreadedResolver):
+    """Looks a name up, and leaves out the addresses that it may not lead to."""
+
+    def __init__(self, private: bool) -> None:
+        super().__init__()
+        self._private = private
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """See aiohttp; OSError where no address is left."""
+        found = await super().resolve(host, port, family)
+        kept = [one for one in found if not barred(one["host"], self._private)]
+        if not kept:
+            raise OSError(f"{host} leads to no address that is allowed")
+        return kept
+
+
+def _open_session(private: bool) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0),
+        connector=aiohttp.TCPConnector(limit=0, resolver=Resolver(private)),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         headers={"User-Agent": "coterie"},
