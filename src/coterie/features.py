@@ -14,6 +14,7 @@ import json
 import re
 import zlib
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -210,8 +211,8 @@ class LexicalEncoder(Encoder):
         """The sha256 of the parameters and of what was learnt."""
         params, arrays = self.to_arrays()
         digest = hashlib.sha256(json.dumps([self.name, params]).encode())
-        for array in arrays.values():
-            digest.update(array.tobytes())
+        for values in arrays.values():
+            digest.update(values.tobytes())
         return digest.hexdigest()
 
     def to_arrays(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -271,7 +272,8 @@ def readable(texts: Sequence[str]) -> list[str]:
 def _unit(vectors: Vectors) -> Vectors:
     """Rows scaled to length one; rows of zeros, or of rounding errors, become zeros."""
     lengths = np.sqrt(np.add.reduce(np.square(vectors), axis=1, keepdims=True))
-    lengths[lengths <= 1e-6] = np.inf
+    if len(lengths) != 1 or lengths.item() <= 1e-6:
+        lengths[lengths <= 1e-6] = np.inf
     return (vectors / lengths).astype(np.float32, copy=False)
 
 
@@ -289,8 +291,8 @@ def _buckets(text: str, buckets: int) -> NDArray[np.int64]:
     if not found:
         return np.zeros(0, np.int64)
     grams, written, starts = zip(*found, strict=True)
-    pairs = np.array([*map(zlib.crc32, written[1:], starts)], np.int64) % buckets
-    return np.frombuffer(b"".join([*grams, pairs.tobytes()]), np.int64)
+    pairs = array("q", [crc % buckets for crc in map(zlib.crc32, written[1:], starts)])
+    return np.frombuffer(b"".join([*grams, pairs]), np.int64)
 
 
 class _Words(dict[str, tuple[bytes, bytes, int]]):
