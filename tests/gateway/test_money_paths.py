@@ -129,3 +129,29 @@ def test_the_name_of_a_model_fills_no_log(tmp_path: Path) -> None:
         assert not await world.log()
 
     run(write_pool(tmp_path, quality=None), main)
+
+
+@pytest.mark.parametrize(("given", "sent"), [({}, 4096), ({"max_tokens": 7}, 7)])
+def test_a_budget_bounds_the_answer_where_the_client_does_not(
+    tmp_path: Path, given: dict[str, int], sent: int
+) -> None:
+    async def main(world: World) -> None:
+        key = await bearer(world, budget=45.0)  # 4.1 is reserved without a bound
+        assert (await world.ask("ann", key, **given)).status == 200
+        assert running.log[-1].body["max_tokens"] == sent
+        assert (await world.ask("bob", key, **given)).status == 200
+        assert [call.options["max_tokens"] for call in world.expert("bob").calls] == [sent]
+
+    with upstream() as running:
+        far = {"kind": "openai", "base_url": running.url, "model": "ok"}
+        run(write_pool(tmp_path, {"ann": far, "bob": {}}, quality=None), main)
+
+
+def test_a_key_without_a_budget_sends_what_the_client_sent(tmp_path: Path) -> None:
+    async def main(world: World) -> None:
+        assert (await world.ask("ann", await bearer(world, rpm=100))).status == 200
+        assert "max_tokens" not in running.log[-1].body
+
+    with upstream() as running:
+        far = {"kind": "openai", "base_url": running.url, "model": "ok"}
+        run(write_pool(tmp_path, {"ann": far}, quality=None), main)

@@ -340,3 +340,10 @@ def test_any_policy_decides_on_what_constraints_have_left() -> None:
     for policy in (Guarded("cid"), Guarded("ann"), Guarded(), Explore(Utility(), 0.5)):
         found = plan(routing(default=Named("p", policy, "single")), coterie={"exclude": ["ann"]})
         assert "ann" not in found.experts
+
+
+def test_a_response_that_goes_on_from_an_earlier_one_needs_its_expert_named() -> None:
+    body = {"model": "auto", "input": "and then?", "previous_response_id": "resp_1"}
+    asked = read_asked("/responses", json.dumps(body).encode(), {}, 10**6, 8)
+    with pytest.raises(ApiError, match="name the expert"):
+        routing().plan(asked, "q", ())

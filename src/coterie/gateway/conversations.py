@@ -222,6 +222,8 @@ def _without_role(event: bytes) -> bytes:
 def _whole_query(query: Query, out: Outgoing) -> Query:
     """The query with the client's messages and request options."""
     params = {name: value_of(out.fields, name) for name in out.fields if name not in OURS}
+    if out.bound is not None:
+        params["max_tokens"] = out.bound
     return replace(query, messages=messages_of(out.fields, out.path), params=params)
 
 

@@ -69,7 +69,9 @@ class Exchange:
         self.reservation = await self._reserved(plan)
         self._at_begin = time.perf_counter()
         deadline = Deadline(services.limits.total)
-        out = Outgoing(asked.path, asked.fields, asked.stream, asked.wants_usage, headers)
+        out = Outgoing(
+            asked.path, asked.fields, asked.stream, asked.wants_usage, headers, self._bound()
+        )
         try:
             if plan.composition:
                 talk = Talk(services, deadline, self.attempts, self._barred)
@@ -132,9 +134,20 @@ class Exchange:
         if asked.path == "/embeddings":
             answer = 0
         tokens = Tokens(asked.prompt_tokens, answer)
-        strict = self.key.budget is not None or bool(self.key.team)
+        strict = self._budgeted
         worst = services.prices.worst(plan.experts, tokens, bool(plan.composition), strict)
         return await services.accounts.reserve(self.key, worst, tokens.total)
+
+    @property
+    def _budgeted(self) -> bool:
+        return self.key.budget is not None or bool(self.key.team)
+
+    def _bound(self) -> int | None:
+        """What a budget pays for at most, where the client said nothing of the answer's length."""
+        asked = self.asked
+        if not self._budgeted or asked.answer_tokens is not None or asked.path == "/embeddings":
+            return None
+        return self.services.limits.answer_tokens
 
     def events(self) -> AsyncGenerator[bytes, None]:
         """The stream's frames; raises UpstreamError when it fails for good."""

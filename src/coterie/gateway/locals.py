@@ -104,6 +104,8 @@ class LocalUpstream:
 
     def _call(self, out: Outgoing) -> Call:
         options = {**self._options, **options_of(out.fields)}
+        if out.bound is not None:
+            options["max_tokens"] = min(options.get("max_tokens", out.bound), out.bound)
         return Call(self.name, messages_of(out.fields, out.path), "answer", options)
 
 

@@ -35,7 +35,8 @@ class Outgoing:
 
     ``fields`` are the client's own bytes without the gateway's own fields; ``model`` is replaced
     for each expert. ``wants_usage`` says that the client asked for the usage chunk itself.
-    ``headers`` may be forwarded as they are.
+    ``headers`` may be forwarded as they are. ``bound`` is how many tokens of an answer are paid
+    for; it is sent along where the request sets no bound of its own, None to send none.
     """
 
     path: str  # "/chat/completions", "/completions", "/embeddings" or "/responses"
@@ -43,6 +44,7 @@ class Outgoing:
     stream: bool = False
     wants_usage: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
+    bound: int | None = None
 
 
 class Reply:

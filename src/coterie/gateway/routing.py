@@ -27,6 +27,7 @@ MOST_RECRUITED = 16
 APART = frozenset({"tools", "vision", "audio", "logprobs"})  # needs that no merged text serves
 OFTEN = 64  # requests between two looks at who is best on average
 COMPOSED = ("/chat/completions", "/completions")  # what several experts can answer together
+KEPT_THERE = ("previous_response_id", "conversation")  # what a provider keeps of earlier ones
 VECTORS = "/embeddings"  # each expert has a space of its own, so none stands in for another
 
 
@@ -183,6 +184,9 @@ class Routing:
             if asked.path == VECTORS:
                 told = "vectors of different models cannot be compared; name the expert"
                 raise bad_request(f"{model!r} answers no {asked.path}: {told}", "model")
+            if asked.path == "/responses" and any(asked.fields.get(f) for f in KEPT_THERE):
+                told = "what it refers to lies with one expert; name the expert"
+                raise bad_request(f"{model!r} cannot answer this: {told}", "model")
             name = asked.wishes.policy or model.removeprefix(AUTO).removeprefix(":")
             if (worth := asked.wishes.willingness_to_pay) is not None:
                 return Named("utility", Utility(_number(worth)), "single")

@@ -36,6 +36,7 @@ LARGEST_ANSWER = 64 << 20  # bytes
 LARGEST_REFUSAL = 64 << 10
 LINGER = 1.0  # seconds that a connection may take to end after [DONE]
 CHUNKED = frozenset({"/chat/completions", "/completions"})
+BOUNDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 FAULTS = (aiohttp.ClientError, ConnectionError, Malformed, EventTooLarge)
 __all__ = ["HttpUpstream", "Outgoing", "Reply", "Timeouts", "Upstream"]
 NO_RESPONSE, BROKE_OFF = "the connection broke before an answer", "the answer broke off"
@@ -252,11 +253,20 @@ class HttpUpstream:
 
     def _body(self, out: Outgoing) -> bytes:
         fields = {**self._defaults, **out.fields, "model": self._model}
+        if out.bound is not None and not any(name in fields for name in BOUNDS):
+            fields[self._bound_name(out.path)] = raw(out.bound)
         if out.stream:
             fields["stream"] = _TRUE
             if out.path in CHUNKED:
                 fields["stream_options"] = _with_usage(fields.get("stream_options"))
         return encode_fields(fields)
+
+    def _bound_name(self, path: str) -> str:
+        """How the bound of an answer is called: OpenAI's own chat has a newer name for it."""
+        if path == "/responses":
+            return "max_output_tokens"
+        newer = path == "/chat/completions" and "api.openai.com" in self._expert.base_url
+        return "max_completion_tokens" if newer else "max_tokens"
 
     def _headers(self, out: Outgoing, key: str) -> dict[str, str]:
         headers = {**out.headers, hdrs.CONTENT_TYPE: "application/json"}
