@@ -1,37 +1,18 @@
 import asyncio
-import contextlib
-import io
 import json
 import re
-import sys
 import time
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import pytest
+from gateway_commands import coterie
 from ledger_world import Store
 
-from coterie.cli import main
 from coterie.gateway.accounts import Accounts
 from coterie.gateway.entries import Entry, Tokens, new_id
 from coterie.gateway.ledger import open_ledger
 from coterie.gateway.wire import ApiError
-
-
-def coterie(*args: str) -> tuple[int, str, str]:
-    """What the installed command does, in this process."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with (
-        patch.object(sys, "argv", ["coterie", *args]),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-    return code, out.getvalue(), err.getvalue()
 
 
 def told(*args: str) -> Any:

@@ -1,19 +1,15 @@
 """From a gateway's log to records, to another router's value, and to why."""
 
 import asyncio
-import contextlib
-import io
 import json
-import sys
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import pytest
+from gateway_commands import coterie
 from log_world import POOL, entry, records, traffic
 
-from coterie.cli import main
 from coterie.gateway.entries import Attempt, Candidate, Entry, Tokens
 from coterie.gateway.exporting import Log, write_log
 from coterie.gateway.ledger import open_ledger
@@ -21,21 +17,6 @@ from coterie.policies import Utility
 from coterie.routers.baselines import Always
 from coterie.routers.linear import Linear
 from coterie.types import Estimates, Query
-
-
-def coterie(*args: str) -> tuple[int, str, str]:
-    """What the installed command does, in this process."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with (
-        patch.object(sys, "argv", ["coterie", *args]),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-    return code, out.getvalue(), err.getvalue()
 
 
 def done(*args: str) -> str:

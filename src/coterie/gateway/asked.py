@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from coterie.gateway.wire import ApiError, Fields, bad_request, decode_fields, not_found
+from coterie.gateway.wire import Fields, bad_request, decode_fields, not_found
 
 NAMESPACE = "coterie"  # body object; headers begin with x-coterie-
 HEADER = b"x-coterie-"
@@ -258,6 +258,3 @@ def _from_headers(given: Mapping[bytes, bytes]) -> Wishes:
         name, text = key.decode().replace("-", "_"), value.decode()
         values[name] = [one.strip() for one in text.split(",")] if name in _LISTS else text
     return msgspec.convert(values, Wishes, strict=False)
-
-
-__all__ = ["NAMESPACE", "ApiError", "Asked", "Wishes", "read_asked"]

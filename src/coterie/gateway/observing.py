@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -101,6 +101,3 @@ def choice(future: Future[str | None] | None) -> str:
     if future is None or not future.done() or future.cancelled():
         return ""
     return future.result() or ""
-
-
-Alarm = Callable[[], bool]
