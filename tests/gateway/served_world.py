@@ -126,6 +126,7 @@ def write_pool(
     price = {"prompt": 1000.0, "completion": 1000.0}
     for name, settings in given.items():
         entry = {"name": name, "kind": "served_world:Scripted", "price": price, **settings}
+        entry = {field: value for field, value in entry.items() if value is not None}
         tables.append(("[[expert]]", entry))
     if quality is not None:
         router({n: quality.get(n, 0.5) for n in given}, {n: COST.get(n, 1.0) for n in given}).save(

@@ -11,8 +11,10 @@ from served import upstream
 from served_world import Scripted, World, serving, write_pool
 
 from coterie.gateway.attempts import Delivery
+from coterie.gateway.entries import Team
 from coterie.gateway.keys import make_key
-from coterie.types import Call, Completion
+from coterie.gateway.routing import UNPRICED
+from coterie.types import Call, Completion, Decision, Final, Flow, Query, Seed
 
 
 def run(path: Path, main: Callable[[World], Awaitable[None]]) -> None:
@@ -155,3 +157,48 @@ def test_a_key_without_a_budget_sends_what_the_client_sent(tmp_path: Path) -> No
     with upstream() as running:
         far = {"kind": "openai", "base_url": running.url, "model": "ok"}
         run(write_pool(tmp_path, {"ann": far}, quality=None), main)
+
+
+NOWHERE = "http://127.0.0.1:9/v1"
+UNKNOWN: dict[str, Any] = {"kind": "openai", "base_url": NOWHERE, "model": "none", "price": None}
+
+
+@pytest.mark.parametrize(("budget", "code"), [(None, "refused"), (5.0, "unknown_price")])
+def test_a_team_without_a_budget_may_ask_at_an_unknown_price(
+    tmp_path: Path, budget: float | None, code: str
+) -> None:
+    async def main(world: World) -> None:
+        await world.gateway.ledger.put_team(Team("lab", budget))
+        answer = await world.ask("far", await bearer(world, team="lab"))
+        assert answer.error["code"] == code  # refused: it was asked, and nobody is there
+
+    run(write_pool(tmp_path, {"far": UNKNOWN}, quality=None), main)
+
+
+@pytest.mark.parametrize("model", ["auto", "ann", "recruit:3"])
+def test_a_stand_in_of_unknown_price_is_left_out_under_a_budget(tmp_path: Path, model: str) -> None:
+    async def main(world: World) -> None:
+        key = await bearer(world, budget=50.0)
+        assert (await world.ask(model, key, models=["far", "bob"])).text == "bob says so"
+        (row,) = await world.log()
+        assert {one.expert: one.barred for one in row.candidates}["far"] == UNPRICED
+        assert {one.expert for one in row.attempts} == {"ann", "bob"}
+
+    pool = {"ann": {"breaks": 0}, "bob": {}, "far": UNKNOWN}
+    run(write_pool(tmp_path, pool, gateway={"retries": 0}), main)
+
+
+def test_a_composition_asks_no_judge_of_unknown_price_under_a_budget(tmp_path: Path) -> None:
+    async def main(world: World) -> None:
+        for made in (world.gateway.live.services, world.gateway.live.services.routing):
+            made.compositions = {**made.compositions, "judged": judged}
+        answer = await world.ask("judged:1", await bearer(world, budget=50.0), max_tokens=10)
+        assert (answer.status, answer.error["code"]) == (403, "no_eligible_expert")
+
+    run(write_pool(tmp_path, {"ann": {}, "far": UNKNOWN}), main)
+
+
+def judged(query: Query, decision: Decision, seed: Seed) -> Flow:
+    """Written by the first expert, after ``far`` was heard."""
+    yield [Call("far", query.messages, "judge", query.options)]
+    return Final(Call(decision.experts[0], query.messages, "answer", query.options))

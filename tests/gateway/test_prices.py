@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from coterie.gateway.entries import Tokens
 from coterie.gateway.prices import Prices, Rates, cost, published
-from coterie.gateway.wire import ApiError
+from coterie.gateway.tariffs import Tariffs
 
 MODELS = [("gpt-4o-mini", "openai"), ("claude-sonnet-4-5", "anthropic")]
 counts = st.integers(0, 400_000)
@@ -56,11 +56,11 @@ def test_the_pool_files_price_comes_first() -> None:
     assert prices.of("other", "gpt-4o-mini", "openai") == published("gpt-4o-mini", "openai")
 
 
-def test_an_unknown_price_is_refused_or_free() -> None:
-    with pytest.raises(ApiError, match=r"price of 'a' is not known.*give it a price") as error:
-        Prices().rates("a", "no-such-model", "openai")
-    assert (error.value.status, error.value.code) == (400, "unknown_price")
-    assert Prices(unknown="free").rates("a", "no-such-model") == Rates(0.0, 0.0)
+def test_an_unknown_price_is_barred_or_free() -> None:
+    models = {"a": ("no-such-model", "openai"), "b": ("gpt-4o-mini", "openai")}
+    assert Tariffs(Prices(), models).unpriced == {"a"}
+    free = Tariffs(Prices(unknown="free"), models)
+    assert (free.unpriced, free.cost("a", Tokens(10, 10))) == (frozenset(), 0.0)
     assert Prices().of("local") is None
 
 
@@ -75,6 +75,6 @@ def test_published_prices_are_looked_up_again_after_a_while(
 
     monkeypatch.setattr("coterie.gateway.prices.published", look)
     prices = Prices(clock=lambda: now[0])
-    assert [prices.rates("a", "m").prompt for _ in "abc"] == [1.0, 1.0, 1.0]
+    assert [prices.of("a", "m") for _ in "abc"] == [Rates(1.0, 0.0)] * 3
     now[0] = 301.0
-    assert prices.rates("a", "m").prompt == 2.0
+    assert prices.of("a", "m") == Rates(2.0, 0.0)

@@ -92,6 +92,12 @@ class Accounts:
             raise _unknown("The API key has expired; ask for a new one")
         return key
 
+    def budgeted(self, key: Key) -> bool:
+        """Whether what the key spends is bounded, by its own budget or its team's."""
+        if key.budget is not None:
+            return True
+        return bool(key.team) and getattr(self._teams.get(key.team), "budget", None) is not None
+
     async def reserve(self, key: Key, cost: float, tokens: int) -> Reservation:
         """Set aside the most that a request may cost; waits only where a new lease is needed.
 
@@ -229,6 +235,8 @@ class Reservation:
         tightest: dict[str, Allowance] = {}
         for allowance, _ in self._parts:
             unit = allowance.terms.unit
+            if unit not in ("requests", "tokens"):  # nor has every budget an end
+                continue
             known = tightest.get(unit)
             if known is None or _remaining(allowance) < _remaining(known):
                 tightest[unit] = allowance

@@ -35,8 +35,8 @@ class Exchange:
     """
 
     __slots__ = (
-        "_at_begin", "_began", "_said", "_shadow", "_start", "_trace", "_waited", "asked",
-        "attempts", "delivery", "entry", "key", "over", "plan", "reservation", "services",
+        "_at_begin", "_began", "_budgeted", "_said", "_shadow", "_start", "_trace", "_waited",
+        "asked", "attempts", "delivery", "entry", "key", "over", "plan", "reservation", "services",
     )  # fmt: skip
 
     def __init__(self, services: Services, key: Key, asked: Asked, id: str, start: float) -> None:
@@ -56,6 +56,7 @@ class Exchange:
         self.attempts: list[Attempt] = []
         self._start, self._began, self._waited = start, 0.0, 0.0
         self._at_begin = 0.0
+        self._budgeted = services.accounts.budgeted(key)
         self.over = False
         self._said: list[bytes] = []
         self._shadow: Future[str | None] | None = None
@@ -92,7 +93,7 @@ class Exchange:
         """Why an expert may not be asked that the plan does not name, "" where it may."""
         if self.plan is not None and name in self.plan.experts:
             return ""
-        return self.services.routing.bar(name, self.asked, self.key.experts)
+        return self.services.routing.bar(name, self.asked, self.key.experts, None, self._unpriced)
 
     def _options(self) -> AttemptOptions:
         options, wish = self.services.options, self.asked.wishes.mid_stream
@@ -112,7 +113,9 @@ class Exchange:
 
     def _planned(self, stay: str) -> Plan:
         services, asked, entry = self.services, self.asked, self.entry
-        plan = services.routing.plan(asked, entry.id, self.key.experts, stay)
+        plan = services.routing.plan(
+            asked, entry.id, self.key.experts, stay, unpriced=self._unpriced
+        )
         entry.policy, entry.composition = plan.policy, plan.composition or "single"
         entry.decided, entry.propensity = plan.experts[0], plan.propensity
         entry.explored, entry.quality = plan.explored, plan.quality
@@ -134,13 +137,13 @@ class Exchange:
         if asked.path == "/embeddings":
             answer = 0
         tokens = Tokens(asked.prompt_tokens, answer)
-        strict = self._budgeted
-        worst = services.prices.worst(plan.experts, tokens, bool(plan.composition), strict)
+        worst = services.prices.worst(plan.experts, tokens, bool(plan.composition))
         return await services.accounts.reserve(self.key, worst, tokens.total)
 
     @property
-    def _budgeted(self) -> bool:
-        return self.key.budget is not None or bool(self.key.team)
+    def _unpriced(self) -> frozenset[str]:
+        """Experts that this key may not ask, as a budget cannot be kept without their price."""
+        return self.services.prices.unpriced if self._budgeted else frozenset()
 
     def _bound(self) -> int | None:
         """What a budget pays for at most, where the client said nothing of the answer's length."""

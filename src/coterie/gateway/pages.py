@@ -111,7 +111,11 @@ class Pages:
         body = await read_body(request.receive, headers, live.max_body)
         path = "/chat/completions"
         asked = read_asked(path, body, headers, MOST_TOKENS, live.most_choices)
-        plan = live.services.routing.plan(asked, new_id("req_"), key.experts, explain=True)
+        services = live.services
+        unpriced = services.prices.unpriced if services.accounts.budgeted(key) else frozenset()
+        plan = services.routing.plan(
+            asked, new_id("req_"), key.experts, explain=True, unpriced=unpriced
+        )
         decision = plan.decision
         return respond(
             {

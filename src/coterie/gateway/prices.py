@@ -10,7 +10,6 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from coterie.gateway.entries import Tokens
-from coterie.gateway.wire import ApiError
 
 MILLION = 1e6
 FRESH = 300.0  # seconds for which a published price is used again: some depend on the time of day
@@ -62,7 +61,8 @@ class Prices:
     fixed
         Rates by expert: prices of the pool file and overrides.
     unknown
-        What an expert without a known price means: "deny" refuses to ask it, "free" counts zero.
+        What an expert without a known price means: under a budget "deny" does not ask it, "free"
+        counts zero.
     """
 
     def __init__(
@@ -90,17 +90,6 @@ class Prices:
             rates = published(model, provider, now)
             self._found[place] = now + FRESH, rates
         return rates
-
-    def rates(self, expert: str, model: str = "", provider: str = "") -> Rates:
-        """The same; where they are unknown zero, or ApiError 400, as ``unknown`` says."""
-        rates = self.of(expert, model, provider)
-        if rates is not None:
-            return rates
-        if self.unknown == "free":
-            return FREE
-        message = f"The price of {expert!r} is not known, so that no budget could be kept; "
-        hint = 'give it a price in the pool file, or set unknown_price = "free"'
-        raise ApiError(400, message + hint, code="unknown_price", param="model")
 
 
 def published(model: str, provider: str = "", now: float | None = None) -> Rates | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,6 +28,7 @@ APART = frozenset({"tools", "vision", "audio", "logprobs"})  # needs that no mer
 OFTEN = 64  # requests between two looks at who is best on average
 COMPOSED = ("/chat/completions", "/completions")  # what several experts can answer together
 KEPT_THERE = ("previous_response_id", "conversation")  # what a provider keeps of earlier ones
+UNPRICED = "its price is not known, so that no budget could be kept: give it one in the pool file"
 VECTORS = "/embeddings"  # each expert has a space of its own, so none stands in for another
 
 
@@ -149,26 +150,28 @@ class Routing:
         allowed: Sequence[str],
         stay: str = "",
         explain: bool = False,
+        unpriced: Set[str] = frozenset(),
     ) -> Plan:
         """Who is asked; raises ApiError where nobody may be, or there is no such model.
 
         ``allowed`` are the experts of the client's key, empty for all; ``stay`` is the expert that
         answered this conversation before. Evidence that can be made later from the candidates
-        (see ``explaining``) is made now only to ``explain``.
+        (see ``explaining``) is made now only to ``explain``. A budget bars the experts that are
+        ``unpriced``.
         """
         if asked.model in self.profiles:
-            return self._direct(asked, allowed)
+            return self._direct(asked, allowed, unpriced)
         named = self._named(asked)
         if self.router is None:
             message = f"{asked.model!r} needs a fitted router and this gateway has none"
             raise ApiError(404, message, code="model_not_found", param="model")
-        return self._routed(asked, id, named, allowed, stay, explain)
+        return self._routed(asked, id, named, allowed, stay, explain, unpriced)
 
     # -- by name
 
-    def _direct(self, asked: Asked, allowed: Sequence[str]) -> Plan:
+    def _direct(self, asked: Asked, allowed: Sequence[str], unpriced: Set[str]) -> Plan:
         names = tuple(dict.fromkeys((asked.model, *asked.models)))
-        barred = {name: self.bar(name, asked, allowed) for name in names}
+        barred = {name: self.bar(name, asked, allowed, None, unpriced) for name in names}
         if unknown := [name for name in names if name not in self.profiles]:
             raise not_found(unknown[0])
         kept = tuple([name for name in names if not barred[name]])
@@ -225,6 +228,7 @@ class Routing:
         allowed: Sequence[str],
         stay: str,
         explain: bool,
+        unpriced: Set[str],
     ) -> Plan:
         assert self.router is not None
         wishes = asked.wishes
@@ -239,7 +243,7 @@ class Routing:
         self._quality += estimates.quality[0]
         qualities, costs = estimates.quality[0].tolist(), estimates.cost[0].tolist()
         barred = [
-            self.bar(name, asked, allowed, cost)
+            self.bar(name, asked, allowed, cost, unpriced)
             for name, cost in zip(self.experts, costs, strict=True)
         ]
         columns = [j for j, why in enumerate(barred) if not why]
@@ -265,7 +269,7 @@ class Routing:
             decision = self._sheltered(decision, estimates)
             constraints["drift"] = f"traffic is away from the records, so {self.refuge} is asked"
         if asked.models and decision.composition == "single":
-            decision = self._with_listed(decision, asked, allowed, candidates)
+            decision = self._with_listed(decision, asked, allowed, candidates, unpriced)
         plan = self._plan(decision, named, query, candidates, constraints, asked)
         plan.drift = drift
         return plan
@@ -287,6 +291,7 @@ class Routing:
         asked: Asked,
         allowed: Sequence[str],
         candidates: list[Candidate],
+        unpriced: Set[str],
     ) -> Decision:
         """The first of the decision, then the experts that the request lists and may have."""
         barred = {one.expert: one.barred for one in candidates}
@@ -294,7 +299,7 @@ class Routing:
             if name not in self.profiles:
                 raise not_found(name)
             if name not in barred:  # the router does not know it
-                barred[name] = self.bar(name, asked, allowed)
+                barred[name] = self.bar(name, asked, allowed, None, unpriced)
                 candidates.append(Candidate(name, barred=barred[name]))
         listed = [name for name in asked.models if not barred[name]]
         experts = tuple(dict.fromkeys((decision.experts[0], *listed)))
@@ -384,7 +389,12 @@ class Routing:
     # -- constraints
 
     def bar(
-        self, name: str, asked: Asked, allowed: Sequence[str], cost: float | None = None
+        self,
+        name: str,
+        asked: Asked,
+        allowed: Sequence[str],
+        cost: float | None = None,
+        unpriced: Set[str] = frozenset(),
     ) -> str:
         """Why this expert may not answer, "" where it may."""
         wishes, profile = asked.wishes, self.profiles.get(name)
@@ -392,6 +402,8 @@ class Routing:
             return "unknown"
         if allowed and name not in allowed:
             return "not allowed for this key"
+        if unpriced and name in unpriced:
+            return UNPRICED
         if asked.needs and (lacking := asked.needs - profile.capabilities):
             return f"lacks {', '.join(sorted(lacking))}"
         if profile.context_length is not None:
@@ -499,4 +511,7 @@ def _number(value: float) -> float:
 def _nobody(candidates: Sequence[Candidate]) -> ApiError:
     """400: every expert is barred, with the reason of each."""
     whys = "; ".join(f"{c.expert}: {c.barred}" for c in candidates)
-    return bad_request(f"no expert can answer this request ({whys})", code="no_eligible_expert")
+    code = "no_eligible_expert"
+    if all(c.barred == UNPRICED for c in candidates):
+        code = "unknown_price"
+    return bad_request(f"no expert can answer this request ({whys})", code=code)

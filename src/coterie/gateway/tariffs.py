@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 from coterie.gateway.entries import Tokens
 from coterie.gateway.prices import FREE, Prices, Rates, cost
@@ -23,18 +24,17 @@ class Tariffs:
         """What these tokens cost; nothing where the price is unknown."""
         return cost(self._or_free(expert), tokens)
 
-    def worst(self, experts: Sequence[str], tokens: Tokens, together: bool, strict: bool) -> float:
-        """The most that a request may cost: any one of the experts, or all of them together.
-
-        Raises ApiError where a price is unknown, this matters (``strict``) and the operator
-        did not say that unknown prices are free.
-        """
-        find = self._known if strict else self._or_free
-        costs = [cost(find(expert), tokens) for expert in experts]
+    def worst(self, experts: Sequence[str], tokens: Tokens, together: bool) -> float:
+        """The most that a request may cost: any one of the experts, or all of them together."""
+        costs = [cost(self._or_free(expert), tokens) for expert in experts]
         return sum(costs) if together else max(costs)
 
-    def _known(self, expert: str) -> Rates:
-        return self._prices.rates(expert, *self._models.get(expert, ("", "")))
+    @cached_property
+    def unpriced(self) -> frozenset[str]:
+        """Experts that a budget bars, as nobody knows their price."""
+        if self._prices.unknown == "free":
+            return frozenset()
+        return frozenset(expert for expert in self._models if self.of(expert) is None)
 
     def _or_free(self, expert: str) -> Rates:
         return self.of(expert) or FREE
