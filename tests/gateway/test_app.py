@@ -260,12 +260,33 @@ def test_every_outcome_has_its_row(tmp_path: Path) -> None:
     run(path, main)
 
 
-def test_a_fault_of_ours_is_an_answer_and_a_row_too(tmp_path: Path) -> None:
+def test_a_fault_of_ours_is_an_answer_and_a_row_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async def main(world: World) -> None:
         del world.gateway.live.services.upstreams["ann"]  # type: ignore[attr-defined]
         answer = await world.ask("ann")
         assert (answer.status, answer.error["code"]) == (500, "internal_error")
-        assert (await world.log())[0].status == 500
+        row = (await world.log())[0]
+        assert row.status == 500
+        assert answer.error["message"] == f"internal server error (request {row.id})"
+        (said,) = caplog.records
+        assert row.id in said.getMessage()
+        assert "KeyError: 'ann'" in caplog.text
+
+    run(write_pool(tmp_path), main)
+
+
+def test_a_fault_of_a_page_is_logged_once_and_not_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main(world: World) -> None:
+        del world.gateway.live.services.routing.profiles  # what /v1/models reads
+        answer = await world.get("/v1/models")
+        (said,) = caplog.records
+        assert (answer.status, "profiles" in answer.body.decode()) == (500, False)
+        assert answer.error["message"].split()[-1].rstrip(")") in said.getMessage()
+        assert "AttributeError" in caplog.text
 
     run(write_pool(tmp_path), main)
 

@@ -256,6 +256,12 @@ def refusal(action: Callable[[], Any]) -> ApiError | None:
     return None
 
 
+def test_given_hosts_bind_the_administration_whatever_their_names_are() -> None:
+    foreign = {b"host": b"elsewhere.example"}
+    Doors("0.0.0.0").check(foreign, admin=True)
+    assert refusal(lambda: Doors("0.0.0.0", ["localhost"]).check(foreign, admin=True))
+
+
 @given(st.binary(max_size=60), st.binary(max_size=60))
 def test_the_doors_let_in_or_refuse_and_never_fail(host: bytes, origin: bytes) -> None:
     error = refusal(lambda: Doors("127.0.0.1").check({b"host": host, b"origin": origin}))
@@ -432,7 +438,9 @@ def test_thousands_of_malformed_requests_get_no_5xx_and_leave_nothing_behind(
     assert {200, 400, 403, 404, 405, 415} <= set(statuses)
     assert gateway.alive
     assert gateway.process.num_fds() <= files + 20
-    assert b"coterie_in_flight 0.0" in post(gateway.port, "/metrics", b"", method="GET").body
+    metrics = post(gateway.port, "/metrics", b"", method="GET").body
+    assert b"coterie_in_flight 0.0" in metrics
+    assert b'coterie_refused_total{code="invalid_http"}' in metrics
 
 
 def test_a_gateway_that_is_told_to_end_writes_its_log_and_gives_back_its_leases(

@@ -30,7 +30,7 @@ Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any
 
 def talk(with_it: Talk) -> bytes:
     async def main() -> bytes:
-        config = uvicorn.Config(echo, log_level="critical", lifespan="off", ws="none")
+        config = uvicorn.Config(echo, log_config=None, lifespan="off", ws="none")
         config.load()
         loop, state = asyncio.get_running_loop(), ServerState()
         server = await loop.create_server(lambda: Hasty(config, state, {}), "127.0.0.1", 0)
@@ -92,3 +92,14 @@ def test_nonsense_after_an_answer_is_refused_and_the_answer_stays_whole() -> Non
     told = talk(nonsense)
     assert told.startswith(b"HTTP/1.1 200 ")
     assert b"hiHTTP/1.1 400 " in told
+
+
+def test_nonsense_is_counted_and_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        writer.write(b"nonsense\r\n\r\n")
+        return await reader.read()
+
+    before = Protocol.refused["invalid_http"]
+    assert talk(nonsense).startswith(b"HTTP/1.1 400 ")
+    assert Protocol.refused["invalid_http"] == before + 1
+    assert not caplog.records

@@ -11,7 +11,8 @@ from typing import Any, TypeAlias
 from coterie.gateway.asked import Asked, read_asked
 from coterie.gateway.entries import new_id
 from coterie.gateway.exchange import CLOSED, Exchange
-from coterie.gateway.failures import UpstreamError, redact
+from coterie.gateway.failures import UpstreamError
+from coterie.gateway.faults import fault
 from coterie.gateway.guard import Doors, forwarded
 from coterie.gateway.logins import Logins
 from coterie.gateway.protocol import WATCH
@@ -108,8 +109,7 @@ class _Request:
         except asyncio.CancelledError:
             raise
         except Exception as error:  # a fault of ours is one answer, not a torn connection
-            told = f"unexpected {type(error).__name__}: {redact(str(error))}"
-            await self._refuse(ApiError(500, told, type="server_error", code="internal_error"))
+            await self._refuse(fault(self._id, self._path, error))
 
     async def _read(self) -> Asked:
         """The request, once it is known that whoever sends it may."""
@@ -210,6 +210,8 @@ class _Request:
         given = self._headers.get(b"x-request-id", b"")
         shown = given if 0 < len(given) <= LONGEST_ID and given.isascii() else self._id.encode()
         facts = [(b"x-request-id", shown), (b"x-coterie-decision-id", self._id.encode())]
+        if b"origin" in self._headers:
+            facts += self._live.doors.shared(self._headers)
         exchange = self._exchange
         if exchange is None:
             return facts

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from coterie.errors import ConfigError
-from coterie.gateway.wire import ApiError
+from coterie.gateway.wire import ApiError, Headers
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1", "[::1]"})
 METADATA_NAMES = frozenset({"metadata.google.internal", "metadata", "instance-data"})
@@ -36,7 +36,8 @@ class Doors:
 
     def __init__(self, bound: str, hosts: Iterable[str] = (), origins: Iterable[str] = ()) -> None:
         self._open = not is_loopback(bound)
-        self._hosts = {*LOOPBACK_NAMES, bound, *(host.lower() for host in hosts)}
+        given = [host.lower() for host in hosts]
+        self._hosts, self._named = {*LOOPBACK_NAMES, bound, *given}, bool(given)
         self._origins = {origin.lower().rstrip("/") for origin in origins}
 
     def check(self, headers: Mapping[bytes, bytes], admin: bool = False) -> None:
@@ -47,15 +48,27 @@ class Doors:
         """
         host = headers.get(b"host", b"").decode("latin-1").lower()
         known = _name(host) in self._hosts
-        if not known and not (self._open and (not admin or len(self._hosts) <= 5)):
+        if not known and not (self._open and not (admin and self._named)):
             raise _forbidden(f"the host {host!r} is not served here; add it to [gateway] hosts")
         origin = headers.get(b"origin")
         if origin is None:
             return
-        text = origin.decode("latin-1").lower().rstrip("/")
+        text = _origin(origin)
         if text in self._origins or _authority(text) == host:
             return
         raise _forbidden(f"pages from {text!r} may not call this; add it to [gateway] origins")
+
+    def shared(self, headers: Mapping[bytes, bytes]) -> Headers:
+        """What lets a page of a listed origin read the answer; nothing for any other request."""
+        text = _origin(headers.get(b"origin", b""))
+        if text not in self._origins:
+            return ()
+        allowed = (b"access-control-allow-origin", text.encode("latin-1"))
+        return (allowed, (b"access-control-expose-headers", b"*"), (b"vary", b"Origin"))
+
+
+def _origin(given: bytes) -> str:
+    return given.decode("latin-1").lower().rstrip("/")
 
 
 def _name(host: str) -> str:

@@ -61,6 +61,7 @@ class Meters(Collector):
         self.in_flight = 0
         self.lag = 0.0
         self.disconnects = 0
+        self.refused: Counter[str] = Counter()  # what was no request at all, by code
         self._means: dict[str, float] = {}
         self.gauges: dict[str, Callable[[], Mapping[tuple[str, ...], float]]] = {}
 
@@ -102,6 +103,8 @@ class Meters(Collector):
         costs = {(name,): value for name, value in self.cost.items()}
         yield _counter("cost", "Cost, in the pool's unit", ("expert",), costs)
         yield _counter("disconnects", "Clients that left early", (), {(): self.disconnects})
+        refused = {(code,): count for code, count in self.refused.items()}
+        yield _counter("refused", "What was no request, or took too long", ("code",), refused)
         yield _histogram("request_seconds", "Time of whole requests", self.latency)
         yield _histogram("first_token_seconds", "Time to the first content", self.first_token)
         yield _histogram("overhead_seconds", "The gateway's own time", self.overhead)

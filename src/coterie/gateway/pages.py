@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,9 +15,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from coterie.gateway.app import ASKED, MOST_TOKENS, Live, read_body, secret_of
+from coterie.gateway.app import (
+    ASKED,
+    MOST_TOKENS,
+    Asgi,
+    Live,
+    Receive,
+    Scope,
+    Send,
+    read_body,
+    secret_of,
+)
 from coterie.gateway.asked import read_asked
 from coterie.gateway.entries import Key, new_id
+from coterie.gateway.faults import fault
 from coterie.gateway.ledger_writer import StoreDown
 from coterie.gateway.logins import COOKIE, LOCAL, same
 from coterie.gateway.metering import exposition
@@ -229,6 +241,15 @@ def _http_error(request: Request, error: Any) -> Response:
     return refuse(ApiError(404, message, code="unknown_url"))
 
 
+def once(inner: Asgi) -> Asgi:
+    """``inner``, a Starlette, which raises faults again that were answered and logged already."""
+
+    async def quiet(scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(Exception):
+            await inner(scope, receive, send)
+
+    return quiet
+
+
 def _unexpected(request: Request, error: Exception) -> Response:
-    told = f"unexpected {type(error).__name__}"
-    return refuse(ApiError(500, told, type="server_error", code="internal_error"))
+    return refuse(fault(new_id("req_"), request.url.path, error))

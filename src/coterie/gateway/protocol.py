@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections import Counter
 from collections.abc import Callable
+from typing import ClassVar
 
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
@@ -26,6 +29,7 @@ class Protocol(HttpToolsProtocol):
     """One connection; see uvicorn, whose own one holds a head of any length for any time."""
 
     slowest = 60.0  # seconds that a request may take to arrive
+    refused: ClassVar[Counter[str]] = Counter()  # requests that were none, by code
     _moved = _heading = False
     _whole = True
     _waiting = 0
@@ -36,6 +40,7 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See asyncio."""
         super().connection_made(transport)
+        self.logger = _logger
         self._timer = self.loop.call_later(self.slowest, self._too_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -111,6 +116,7 @@ class Protocol(HttpToolsProtocol):
         """Close, with an error unless that would fall into another answer."""
         if self.transport.is_closing():
             return
+        self.refused[code] += 1
         if self._unanswered():
             body = ApiError(status, message, code=code).body()
             head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: "
@@ -125,4 +131,8 @@ class Protocol(HttpToolsProtocol):
         return cycle.response_complete if between else not cycle.response_started
 
 
+_logger = logging.getLogger(
+    "uvicorn.error.requests"
+)  # errors only: warnings are anybody's to cause
+_logger.setLevel(logging.ERROR)
 _TOO_LONG = f"the head is longer than {MOST_HEADERS} headers or {MOST_HEAD} bytes"

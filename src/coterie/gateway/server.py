@@ -20,8 +20,9 @@ from coterie.errors import CoterieError
 from coterie.gateway.app import App
 from coterie.gateway.building import Gateway
 from coterie.gateway.guard import is_loopback
-from coterie.gateway.pages import ADMIN_VARIABLE, WEAKEST, Pages
+from coterie.gateway.pages import ADMIN_VARIABLE, WEAKEST, Pages, once
 from coterie.gateway.protocol import Protocol
+from coterie.gateway.sharing import Sharing
 
 M_TRIM, M_MMAP, M_ARENAS = -1, -3, -8  # malloc.h
 LARGE = 128 << 10
@@ -35,7 +36,7 @@ def application(gateway: Gateway) -> App:
 
     pages = Pages(gateway.live, gateway.ledger, gateway.facts)
     trusted = os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1,::1")  # as uvicorn reads it
-    others: Any = pages.application(routes(gateway))
+    others: Any = Sharing(gateway.live, once(pages.application(routes(gateway))))
     others = ProxyHeadersMiddleware(others, trusted)
     return App(gateway.live, others)
 
@@ -68,6 +69,7 @@ async def serve(
             proxy_headers=False,
             timeout_graceful_shutdown=max(1, round(settings.drain)),
         )
+        Protocol.refused = gateway.live.services.meters.refused
         server = _Server(config, gateway)
         with seldom_collected():
             await _run(server, gateway, listener, say, ready)
