@@ -16,6 +16,7 @@ from coterie.gateway.faults import fault
 from coterie.gateway.guard import Doors, forwarded
 from coterie.gateway.logins import Logins
 from coterie.gateway.protocol import WATCH
+from coterie.gateway.retiring import Retiring
 from coterie.gateway.services import Services
 from coterie.gateway.wire import DONE, HEARTBEAT, ApiError, frame, overloaded
 
@@ -55,7 +56,7 @@ class Live:
         self.services, self.doors, self.loopback = services, doors, loopback
         self.max_body, self.heartbeat, self.most_choices = max_body, heartbeat, most_choices
         self.accepting, self.draining = accepting, False
-        self.logins = Logins()
+        self.logins, self.retiring = Logins(), Retiring()
 
 
 class App:
@@ -71,11 +72,14 @@ class App:
             await self._others(scope, receive, send)
             return
         request = _Request(self.live, scope, receive, send, path)
-        self.live.services.meters.in_flight += 1
+        services = self.live.services
+        services.meters.in_flight += 1
         try:
             await request.run()
         finally:
-            self.live.services.meters.in_flight -= 1
+            services.meters.in_flight -= 1
+            if services is not self.live.services:  # a reload came in between
+                self.live.retiring.ended(services.upstreams)
 
 
 class _Request:

@@ -74,7 +74,6 @@ class Gateway:
     store: str = ""  # where keys and log are
     trouble: str = ""  # why the last reload was refused
     _reloading: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _retired: list[Upstream] = field(default_factory=list)  # that requests may still use
 
     @property
     def settings(self) -> GatewayTable:
@@ -111,7 +110,7 @@ class Gateway:
             raise
         before.routing.observing.close()
         if after.upstreams is not before.upstreams:
-            self._retired += before.upstreams.values()
+            self.live.retiring.retire(before.upstreams, before.meters.in_flight)
         self.config, self.live.services = config, after
         self.live.doors, self.live.max_body = doors, most
         self.live.heartbeat = config.settings.gateway.heartbeat
@@ -137,7 +136,8 @@ class Gateway:
         if (tracing := self.live.services.tracing) is not None:
             tracing.close()
         await self.accounts.close()
-        for upstream in [*self.live.services.upstreams.values(), *self._retired]:
+        await self.live.retiring.close()
+        for upstream in self.live.services.upstreams.values():
             await upstream.close()
         await self.staging.close()
         await self.pool.close()
