@@ -141,6 +141,26 @@ async def test_what_is_reserved_cannot_be_spent_twice_and_comes_back(
 
 
 @runs
+async def test_a_reservation_is_extended_where_every_budget_has_that_much_left(
+    ledger: Ledger, accounts: Accounts, clock: Clock
+) -> None:
+    await ledger.put_team(Team("lab", budget=2.0))
+    key = await new_key(ledger, team="lab", budget=1.0)
+    await accounts.refresh()
+    held = await accounts.reserve(key, 0.25, 1)
+    await accounts.extend(held, 0.5)
+    with pytest.raises(ApiError, match=r"budget of this key, 1, .* may cost 1\.25; 0 is") as error:
+        await accounts.extend(held, 0.5)
+    assert refusal(error)[:2] == (429, "insufficient_quota")
+    with pytest.raises(ApiError):  # the first part is not free for others
+        await accounts.reserve(key, 0.5, 1)
+    held.settle(0.125, 1)
+    (await accounts.reserve(key, 0.875, 1)).release()
+    for account in (f"key:{key.id}", "team:lab"):
+        assert (await balance(ledger, account)).settled == 0.125
+
+
+@runs
 async def test_spending_above_the_reservation_is_recorded_in_full(
     ledger: Ledger, accounts: Accounts, clock: Clock
 ) -> None:

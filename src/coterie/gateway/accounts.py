@@ -122,13 +122,25 @@ class Accounts:
             else:
                 return Reservation(plan.allowances, amounts, now)
 
-    async def _refill(self, allowance: Allowance, need: float) -> None:
+    async def extend(self, reservation: Reservation, cost: float) -> None:
+        """Set aside more money for a request under way, before what it is for is asked.
+
+        Raises ApiError as ``reserve`` does; what was set aside before stays so.
+        """
+        budgets = reservation.budgets
+        while True:
+            short = next((one for one in budgets if one.left < cost * (1 - 1e-9)), None)
+            if short is None:
+                return reservation.add(cost, self._clock())
+            await self._refill(short, cost, reservation.cost)
+
+    async def _refill(self, allowance: Allowance, need: float, held: float = 0.0) -> None:
         short = need - allowance.left
         if self.outage == "open" and not self.ledger.reachable:
             return allowance.force(short)
         try:
             if not await allowance.refill(short) and allowance.left < need * (1 - 1e-9):
-                raise _denied(allowance, need, self._clock())
+                raise _denied(allowance, held + need, self._clock())
         except StoreDown as error:
             if self.outage == "closed":
                 raise overloaded(f"{error}; try again") from None
@@ -198,17 +210,33 @@ class _Plan:
 
 
 class Reservation:
-    """What was set aside for one request, until ``settle`` or ``release``; the first one counts."""
+    """What was set aside for one request, until ``settle`` or ``release``; the first one counts.
 
-    __slots__ = ("_now", "_open", "_parts")
+    ``cost`` is the part in money.
+    """
+
+    __slots__ = ("_now", "_open", "_parts", "cost")
 
     def __init__(self, allowances: list[Allowance], amounts: dict[str, float], now: float) -> None:
         self._parts: list[tuple[Allowance, float]] = []
-        self._open, self._now = True, now
+        self._open, self._now, self.cost = True, now, amounts["cost"]
         for allowance in allowances:
             amount = amounts[allowance.terms.unit] if allowance.terms.cap < math.inf else 0.0
             allowance.take(amount, now)
             self._parts.append((allowance, amount))
+
+    @property
+    def budgets(self) -> list[Allowance]:
+        """The budgets that bound it."""
+        return [one for one, _ in self._parts if one.terms.unit == "cost" and one.bounded]
+
+    def add(self, cost: float, now: float) -> None:
+        """Take more of what the budgets have left."""
+        self.cost += cost
+        budgets = self.budgets if self._open else []
+        for allowance in budgets:
+            allowance.take(cost, now)
+        self._parts = [(one, had + cost * (one in budgets)) for one, had in self._parts]
 
     def settle(self, cost: float, tokens: int) -> None:
         """Record what was spent, in full even where less was reserved."""

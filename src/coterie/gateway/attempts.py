@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -29,6 +29,7 @@ QUEUE = 256  # calls in line for one expert
 PATIENCE = 30.0  # seconds in line
 IMPATIENCE = 1.0  # seconds that a repetition may be late while another expert is free
 QUOTA_PAUSE = 60.0  # seconds that an expert without quota is left alone
+Cover: TypeAlias = Callable[[int], Awaitable[None]]  # reserves for so many calls at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +108,16 @@ class Attempts:
         deadline: Deadline,
         options: AttemptOptions,
         attempts: list[Attempt] | None = None,
+        cover: Cover | None = None,
     ) -> Delivery:
         """The answer of the first candidate that gives one; raises Exhausted.
 
-        ``attempts`` is filled as tries end, also when this is cancelled.
+        ``attempts`` is filled as tries end, also when this is cancelled. The first try is paid for;
+        ``cover`` is awaited before a further one that a budget may not hold, and what it raises
+        ends the tries.
         """
         attempts = [] if attempts is None else attempts
-        run = _Run(self, candidates, out, deadline, options, attempts)
+        run = _Run(self, candidates, out, deadline, options, attempts, cover)
         if options.hedge is not None and len(candidates) > 1 and _harmless(out):
             self.hedges.earn()
             return Delivery(run, await run.hedged(options.hedge))
@@ -172,7 +176,7 @@ class Delivery:
             raise error
         try:
             return await run.first()
-        except Exhausted:
+        except (Exhausted, ApiError):
             raise error from None
 
 
@@ -298,9 +302,11 @@ class _Run:
         deadline: Deadline,
         options: AttemptOptions,
         attempts: list[Attempt],
+        cover: Cover | None,
     ) -> None:
         self.owner, self.left, self.out = owner, list(candidates), out
         self.deadline, self.options, self.attempts = deadline, options, attempts
+        self.cover, self.together = cover, 1
         self.retries = options.retries
         self.floor = 0.0  # tokens of context that were not enough
         self.last: Failure | None = None
@@ -309,6 +315,8 @@ class _Run:
     async def first(self) -> _Call:
         """The first call with an answer; raises Exhausted."""
         while True:
+            if self.attempts and self.left:
+                await self._covered()
             upstream, permit = self._next() or await self._least_bad()
             try:
                 return await self._ask(upstream, permit)
@@ -321,13 +329,25 @@ class _Run:
         try:
             await asyncio.wait(tasks, timeout=seconds)
             if not tasks[0].done() and self.left and self.owner.hedges.spend():
-                tasks.append(asyncio.ensure_future(self.first()))
+                tasks.append(asyncio.ensure_future(self._second()))
             winner = await self._winner(tasks)
             await self._end([task for task in tasks if task is not winner])
         except BaseException:
             await self._end(tasks)
             raise
         return winner.result()
+
+    async def _second(self) -> _Call:
+        """The hedge, for which nothing was reserved yet."""
+        if self.cover is not None:
+            await self.cover(2)
+        self.together = 2
+        return await self.first()
+
+    async def _covered(self) -> None:
+        """Reserve for a further try where an earlier one is to be paid for."""
+        if self.cover is not None and any(one.tokens is not None for one in self.attempts):
+            await self.cover(self.together)
 
     async def _winner(self, tasks: list[asyncio.Task[_Call]]) -> asyncio.Task[_Call]:
         """The first that has an answer; the last one that failed if none has."""
@@ -396,6 +416,7 @@ class _Run:
                     raise
             tries += 1
             await asyncio.sleep(wait)
+            await self._covered()
             again = deployment.breaker.enter()
             if again is None:
                 raise UpstreamError(told)

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -18,6 +26,7 @@ from coterie.gateway.failures import THEIRS, UpstreamError, failure, redact
 from coterie.gateway.locals import Chunks, LocalUpstream, failure_of, known, messages_of, whole
 from coterie.gateway.replies import Outgoing, Reply, Upstream
 from coterie.gateway.retries import Deadline
+from coterie.gateway.usage import longest
 from coterie.gateway.wire import ApiError, frame, raw, value_of
 from coterie.types import ONE_OF, Call, Completion, Query, Usage
 
@@ -26,13 +35,15 @@ if TYPE_CHECKING:
     from coterie.gateway.services import Services
 
 UNSENT = frozenset({"choices", ONE_OF})
+UNPAID = "the budget does not cover this call"
 OURS = frozenset({"messages", "prompt", "model", "stream", "stream_options", "n"})
 
 
 async def converse(talk: Talk, plan: Plan, out: Outgoing) -> Composed:
     """Run the plan's composition; its last call streams where it has one and the client wants it.
 
-    Raises Exhausted where there is no answer in the end.
+    Calls that the budget does not hold count as failed. Raises Exhausted where there is no answer
+    in the end, or ApiError where the budget is why.
     """
     assert plan.decision is not None
     assert plan.query is not None
@@ -42,7 +53,9 @@ async def converse(talk: Talk, plan: Plan, out: Outgoing) -> Composed:
     talk.theirs = frozenset(out.fields)
     streams = out.stream and out.path == "/chat/completions"
     while not conversation.ended:
-        if conversation.final is not None and streams:
+        if not await talk.covered(conversation.pending):
+            conversation.send([_failed(call, UNPAID) for call in conversation.pending])
+        elif conversation.final is not None and streams:
             delivery = await talk.streamed(conversation.pending[0], out, conversation.final.prefix)
             if not isinstance(delivery, Completion):
                 return delivery
@@ -64,7 +77,10 @@ async def _together(calls: Iterable[Coroutine[Any, Any, Completion]]) -> list[Co
 
 
 class Talk:
-    """The calls of one composition; every try is added to ``attempts``."""
+    """The calls of one composition; every try is added to ``attempts``.
+
+    ``hold`` reserves for calls beside what was paid for, or raises ApiError.
+    """
 
     def __init__(
         self,
@@ -72,24 +88,51 @@ class Talk:
         deadline: Deadline,
         attempts: list[Attempt],
         barred: Callable[[str], str] = lambda name: "",
+        hold: Callable[[float], Awaitable[None]] | None = None,
     ) -> None:
         self.services, self._deadline, self._attempts = services, deadline, attempts
-        self._barred = barred
+        self._barred, self._hold = barred, hold
+        self._most = 0.0  # that the calls under way may cost
+        self._refused: ApiError | None = None
         self.theirs: frozenset[str] = frozenset()  # options that the client chose
+
+    async def covered(self, calls: Sequence[Call]) -> bool:
+        """Whether the budget holds these calls too; raises ApiError where they are the first."""
+        if self._hold is None:
+            return True
+        self._most = sum([self._worst(call) for call in calls])
+        try:
+            await self._hold(self._most)
+        except ApiError as error:
+            if not self._attempts:
+                raise
+            self._refused = error
+            return False
+        return True
+
+    async def _again(self, together: int) -> None:
+        """Room for one more try of a call; raises Exhausted."""
+        assert self._hold is not None
+        try:
+            await self._hold(self._most)
+        except ApiError as error:
+            self._refused = error
+            raise Exhausted(failure("quota", UNPAID), self._attempts) from None
+
+    def _worst(self, call: Call) -> float:
+        tokens = longest(_outgoing(call).fields, self.services.limits.answer_tokens)
+        return self.services.prices.worst([call.expert], tokens)
 
     async def complete(self, call: Call) -> Completion:
         """The completion of one call; a failure says so."""
         upstream = self._upstream(call)
         if isinstance(upstream, LocalUpstream):
             return await self._local(upstream, call)
-        mine: list[Attempt] = []
         start = time.perf_counter()
         try:
-            delivery = await self._serve(upstream, _outgoing(call), mine)
+            delivery = await self._serve(upstream, _outgoing(call))
         except Exhausted as error:
             return _failed(call, error.failure.message)
-        finally:
-            self._attempts += mine
         seconds = time.perf_counter() - start
         await delivery.aclose()
         try:
@@ -121,7 +164,7 @@ class Talk:
         upstream = self._upstream(call)
         asked = replace(_outgoing(call), stream=True)
         try:
-            delivery = await self._serve(upstream, asked, self._attempts)
+            delivery = await self._serve(upstream, asked)
         except Exhausted as error:
             return _failed(call, error.failure.message)
         wanted = out.wants_usage
@@ -134,14 +177,18 @@ class Talk:
             raise ApiError(403, told, type="permission_error", code="no_eligible_expert")
         return self.services.upstreams[call.expert]
 
-    async def _serve(self, upstream: Upstream, out: Outgoing, attempts: list[Attempt]) -> Delivery:
+    async def _serve(self, upstream: Upstream, out: Outgoing) -> Delivery:
         services = self.services
         options = replace(services.options, hedge=None, midstream="error")
-        return await services.attempts.serve([upstream], out, self._deadline, options, attempts)
+        cover = None if self._hold is None else self._again
+        given = ([upstream], out, self._deadline, options, self._attempts, cover)
+        return await services.attempts.serve(*given)
 
     def delivery(self, completion: Completion, out: Outgoing) -> Composed:
         """The answer of the composition; raises Exhausted where it is a failure."""
         if completion.broke:
+            if self._refused is not None:
+                raise self._refused
             kinds = {one.kind for one in self._attempts}
             kind = kinds.pop() if len(kinds) == 1 and kinds <= THEIRS else "overloaded"
             told = failure(kind, redact(str(completion.error)))

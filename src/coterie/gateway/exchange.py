@@ -21,6 +21,7 @@ from coterie.gateway.retries import Deadline
 from coterie.gateway.routing import Plan
 from coterie.gateway.services import Services
 from coterie.gateway.usage import answers_made
+from coterie.gateway.wire import ApiError
 
 if TYPE_CHECKING:
     from coterie.gateway.accounts import Reservation
@@ -75,12 +76,14 @@ class Exchange:
         )
         try:
             if plan.composition:
-                talk = Talk(services, deadline, self.attempts, self._barred)
+                hold = self._hold if self._budgeted else None
+                talk = Talk(services, deadline, self.attempts, self._barred, hold)
                 self.delivery = await converse(talk, plan, out)
             else:
                 candidates = [services.upstreams[name] for name in plan.experts]
+                cover = self._cover if self._budgeted else None
                 self.delivery = await services.attempts.serve(
-                    candidates, out, deadline, self._options(), self.attempts
+                    candidates, out, deadline, self._options(), self.attempts, cover
                 )
         except Exhausted as error:
             raise error.to_api_error() from None
@@ -131,14 +134,34 @@ class Exchange:
         return plan
 
     async def _reserved(self, plan: Plan) -> Reservation:
-        """Room in the key's budget and limits for the dearest way this may go."""
-        asked, services = self.asked, self.services
-        answer = (asked.answer_tokens or services.limits.answer_tokens) * answers_made(asked.fields)
-        if asked.path == "/embeddings":
-            answer = 0
-        tokens = Tokens(asked.prompt_tokens, answer)
-        worst = services.prices.worst(plan.experts, tokens, bool(plan.composition))
+        """Room in the key's budget and limits for one call, or one of each in a composition."""
+        services, tokens = self.services, self._longest()
+        together = len(plan.experts) if plan.composition else 1
+        worst = services.prices.worst(plan.experts, tokens, together)
         return await services.accounts.reserve(self.key, worst, tokens.total)
+
+    def _longest(self) -> Tokens:
+        """The most tokens that a call may take."""
+        asked, bound = self.asked, self.services.limits.answer_tokens
+        answer = (asked.answer_tokens or bound) * answers_made(asked.fields)
+        return Tokens(asked.prompt_tokens, 0 if asked.path == "/embeddings" else answer)
+
+    async def _cover(self, together: int) -> None:
+        """Room in the budget for the dearest so many calls at a time, beside those paid for."""
+        assert self.plan is not None
+        await self._hold(self.services.prices.worst(self.plan.experts, self._longest(), together))
+
+    async def _hold(self, most: float) -> None:
+        """Room in the budget for calls that cost so much, beside those paid for; ApiError."""
+        assert self.reservation is not None
+        paid = sum([self._priced(one).cost for one in self.attempts])
+        if (more := paid + most - self.reservation.cost) <= 0:
+            return
+        try:
+            await self.services.accounts.extend(self.reservation, more)
+        except ApiError as error:
+            self.entry.constraints["budget"] = f"a further call was not made: {error.message}"
+            raise
 
     @property
     def _unpriced(self) -> frozenset[str]:

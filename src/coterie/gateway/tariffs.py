@@ -24,10 +24,10 @@ class Tariffs:
         """What these tokens cost; nothing where the price is unknown."""
         return cost(self._or_free(expert), tokens)
 
-    def worst(self, experts: Sequence[str], tokens: Tokens, together: bool) -> float:
-        """The most that a request may cost: any one of the experts, or all of them together."""
+    def worst(self, experts: Sequence[str], tokens: Tokens, together: int = 1) -> float:
+        """The most that so many of the experts cost together."""
         costs = [cost(self._or_free(expert), tokens) for expert in experts]
-        return sum(costs) if together else max(costs)
+        return max(costs) if together == 1 else sum(sorted(costs)[-together:])
 
     @cached_property
     def unpriced(self) -> frozenset[str]:

@@ -9,6 +9,7 @@ from coterie.gateway.wire import Fields
 
 Count = int | float | None
 PER_TOKEN = 4  # bytes, where nobody counted
+BOUNDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 ASKED = ("messages", "prompt", "input", "instructions", "tools", "system")
 
 
@@ -66,9 +67,16 @@ def estimate_prompt(fields: Fields) -> int:
     return -(-size // PER_TOKEN)
 
 
+def longest(fields: Fields, unbounded: int) -> Tokens:
+    """The same and the longest answer, ``unbounded`` where the request does not bound it."""
+    given = [bytes(fields[name]) for name in BOUNDS if name in fields]
+    bounds = [int(one) for one in given if one.isdigit()]
+    return Tokens(estimate_prompt(fields), max(bounds, default=unbounded))
+
+
 def expected_tokens(fields: Fields) -> int:
     """The same with the longest answer, as far as the request bounds it."""
-    for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
+    for name in BOUNDS:
         if name in fields and (bound := bytes(fields[name])).isdigit():
             return estimate_prompt(fields) + int(bound)
     return estimate_prompt(fields)
