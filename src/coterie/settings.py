@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Capability = Literal["tools", "vision", "audio", "json_schema", "logprobs", "prefix"]
+Capability = Literal[
+    "tools", "vision", "audio", "json_schema", "logprobs", "prefix", "embeddings", "responses"
+]
 
 # It goes into headers of responses and into the gateway's log, so without control characters.
 Name = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]

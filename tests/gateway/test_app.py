@@ -430,6 +430,18 @@ def test_odd_bytes_in_headers_are_not_passed_on_and_break_nothing(tmp_path: Path
     run(write_pool(tmp_path), main)
 
 
+def test_an_expert_that_was_drawn_by_chance_does_not_keep_the_conversation(tmp_path: Path) -> None:
+    async def main(world: World) -> None:
+        for explore in (True, False):
+            await world.ask(coterie={"explore": explore, "session": f"{explore}"})
+            row = (await world.log())[0]
+            assert row.explored == explore
+            known = await world.gateway.ledger.get_session(row.session)
+            assert (known is None) == explore
+
+    run(write_pool(tmp_path, gateway={"explore": 1.0}), main)
+
+
 @pytest.mark.parametrize("named", [False, True])
 def test_a_conversation_stays_with_who_answered_it(tmp_path: Path, named: bool) -> None:
     async def main(world: World) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from coterie.gateway.asked import Asked, read_asked
+from coterie.gateway.usage import answers_made
 from coterie.gateway.wire import ApiError, encode_fields
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -80,6 +81,8 @@ def test_a_wish_that_the_body_takes_back_is_taken_back() -> None:
         ({"n": 0}, "n"),
         ({"n": 5}, "n"),
         ({"n": 1.5}, "n"),
+        ({"n": 1e300}, "n"),
+        ({"max_tokens": [1]}, "max_tokens"),
         ({"coterie": {"max_price": 1}}, "coterie"),
         ({"coterie": {"max_cost": "much"}}, "coterie"),
         ({"coterie": {"mid_stream": "never"}}, "coterie"),
@@ -174,7 +177,23 @@ def test_a_picture_in_an_input_is_seen_and_not_counted_as_text() -> None:
     said = {"role": "user", "content": [{"type": "input_text", "text": "look"}, picture]}
     body = json.dumps({"model": "auto", "input": [said]}).encode()
     asked = read_asked("/responses", body, {}, 1000, 8)
-    assert asked.needs == frozenset({"vision"})
+    assert asked.needs == {"vision", "responses"}
     assert (asked.text.strip(), asked.prompt_tokens) == ("look", 1001)
     quoted = json.dumps({"model": "auto", "input": 'an "input_image" is no picture'}).encode()
-    assert read_asked("/responses", quoted, {}, 1000, 8).needs == frozenset()
+    assert read_asked("/responses", quoted, {}, 1000, 8).needs == {"responses"}
+
+
+@pytest.mark.parametrize("written", ["5.0", "5e0", "0.5E1"])
+def test_a_whole_number_may_be_written_with_a_point(written: str) -> None:
+    body = json.dumps({"model": "a", "prompt": "hi", "n": 1}).encode()[:-1]
+    body += f', "max_tokens": {written}, "best_of": {written}, "temperature": 1.0}}'.encode()
+    asked = read_asked("/completions", body, {}, 1000, 8)
+    assert (asked.answer_tokens, answers_made(asked.fields)) == (5, 5)
+    sent = {name: bytes(asked.fields[name]) for name in ("max_tokens", "temperature")}
+    assert sent == {"max_tokens": b"5", "temperature": b"1.0"}
+
+
+def test_only_a_prompt_may_be_completed_by_nothing() -> None:
+    body = b'{"model": "a", "prompt": "hi", "max_tokens": 0, "echo": true}'
+    assert read_asked("/completions", body, {}, 1000, 8).answer_tokens == 0
+    assert "between 1 and" in refused(max_tokens=0).message

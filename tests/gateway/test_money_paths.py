@@ -71,6 +71,16 @@ def test_vectors_are_reserved_by_their_input_alone(tmp_path: Path) -> None:
         answer = await world.post("/v1/embeddings", key, model="ann", input="some words")
         assert answer.error["code"] == "bad_request"  # not insufficient_quota: it was asked
 
+    run(write_pool(tmp_path, {"ann": {"capabilities": ["embeddings"]}}, quality=None), main)
+
+
+def test_an_answer_of_no_tokens_reserves_none(tmp_path: Path) -> None:
+    async def main(world: World) -> None:
+        key = await bearer(world, budget=0.15)
+        fields = {"prompt": "a", "echo": True, "max_tokens": 0}
+        answer = await world.post("/v1/completions", key, model="ann", **fields)
+        assert "at least 1 for this expert" in answer.error["message"]  # it was asked
+
     run(write_pool(tmp_path, quality=None), main)
 
 

@@ -16,6 +16,7 @@ from coterie.errors import CoterieError
 from coterie.gateway.asked import read_asked
 from coterie.gateway.entries import Entry
 from coterie.gateway.explaining import explained
+from coterie.gateway.observing import Memory, Observing
 from coterie.gateway.routing import Named, Plan, Profile, Routing, narrowed
 from coterie.gateway.wire import ApiError
 from coterie.policies import Explore, Guarded, Utility
@@ -48,7 +49,7 @@ def plan(
     text: str = "hello",
     **fields: Any,
 ) -> Plan:
-    words = {"input": text} if path == "/embeddings" else {}
+    words = {"input": text} if path in ("/embeddings", "/responses") else {}
     messages = [{"role": "user", "content": text}]
     body = json.dumps({"model": model, "messages": messages, **words, **fields}).encode()
     return made.plan(read_asked(path, body, {}, 10_000, 8), id, allowed, stay, explain)
@@ -163,6 +164,46 @@ def test_where_nobody_is_left_every_reason_is_told() -> None:
         assert words in told.message
     alone = refused(routing(PROFILES), "ann", tools=[{}])
     assert (alone.code, "ann: lacks tools" in alone.message) == ("no_eligible_expert", True)
+
+
+def test_who_answers_no_responses_is_left_out_before_anybody_is_asked() -> None:
+    made = routing({"ann": Profile("ann", frozenset())})
+    found = plan(made, path="/responses")
+    assert found.experts == ("bob", "cid")
+    assert found.candidates[0].barred == "lacks responses"
+    assert plan(made, "ann", path="/embeddings", models=["bob"]).experts == ("bob",)
+    assert refused(made, "ann", path="/embeddings").code == "no_eligible_expert"
+
+
+def test_a_named_expert_is_bound_by_max_cost_too() -> None:
+    asked: dict[str, Any] = {"coterie": {"max_cost": 2}}
+    made = routing({"dan": Profile("dan")}, price=lambda name, asked: 3.0)
+    assert "ann: expected cost 4 > 2" in refused(made, "ann", **asked).message
+    assert "dan: expected cost 3 > 2" in refused(made, "dan", **asked).message
+    assert plan(made, "bob", **asked).experts == ("bob",)
+    assert plan(made, "bob", models=["dan", "ann", "cid"], **asked).experts == ("bob", "cid")
+
+
+def test_an_expert_that_the_key_may_not_ask_is_forbidden() -> None:
+    for model in ("ann", "auto"):
+        told = refused(routing({"dan": Profile("dan")}), model, ("dan",))
+        assert (told.status, told.type, told.param) == (403, "permission_error", "model")
+    assert refused(routing(), "nobody", ("bob",)).status == 404
+
+
+def test_a_dry_run_counts_for_nothing() -> None:
+    measured: list[str] = []
+
+    class Counting(Observing):
+        def measure(self, text: str) -> None:
+            measured.append(text)
+
+    made = routing(observing=Counting(Memory(None)))
+    for _ in range(5):
+        plan(made, explain=True)
+    assert (made.best_single, measured) == (None, [])
+    plan(made)
+    assert (made.best_single, measured) == ("ann", ["hello"])
 
 
 def test_a_list_of_models_is_the_order_of_fallbacks() -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from coterie.gateway.wire import Fields, bad_request, decode_fields, not_found
+from coterie.gateway.wire import Fields, bad_request, decode_fields, not_found, raw
 
 NAMESPACE = "coterie"  # body object; headers begin with x-coterie-
 HEADER = b"x-coterie-"
@@ -16,6 +16,9 @@ CHARACTERS_PER_TOKEN = 4
 LONGEST_NAME = 256
 PICTURE = b'"input_image"'  # in an input; within a text its quotes would be escaped
 TOKENS_PER_MEDIUM = 1000  # of a picture or a recording, about
+APART = {"/embeddings": "embeddings", "/responses": "responses"}  # not every expert has them
+WHOLE = "a whole number"
+EXACT = 2**53  # above it JSON's numbers are not
 T = TypeVar("T")
 
 
@@ -64,6 +67,7 @@ _format = msgspec.json.Decoder(_Format)
 _text: msgspec.json.Decoder[str] = msgspec.json.Decoder(str)
 _flag: msgspec.json.Decoder[bool | None] = msgspec.json.Decoder(bool | None)
 _count: msgspec.json.Decoder[int | None] = msgspec.json.Decoder(int | None)
+_real = msgspec.json.Decoder(float)
 _names: msgspec.json.Decoder[list[str]] = msgspec.json.Decoder(list[str])
 _wishes = msgspec.json.Decoder(Wishes)
 _prompt: msgspec.json.Decoder[str | list[Any]] = msgspec.json.Decoder(str | list[Any])
@@ -116,13 +120,13 @@ def read_asked(
     wishes = _read_wishes(fields, headers)
     models = tuple(_field(fields, "models", _names.decode, "a list of strings") or ())
     fields.pop("models", None)
-    bound = _bound(fields, most_tokens)
-    given = _field(fields, "n", _count.decode, "a whole number")
+    bound = _bound(path, fields, most_tokens)
+    given = _whole(fields, "n")
     choices = 1 if given is None else given
     if not 1 <= choices <= most_choices:
         raise bad_request(f"n must be between 1 and {most_choices}, got {choices}", "n")
     messages = _read_messages(path, fields)
-    needs = _needs(fields, messages)
+    needs = _needs(path, fields, messages)
     said = [_text_of(m.content) for m in messages if m.role == "user"]
     options = _field(fields, "stream_options", _stream_options.decode, "an object")
     return Asked(
@@ -154,15 +158,37 @@ def _field(fields: Fields, name: str, decode: Callable[[Any], T], wanted: str) -
         raise bad_request(f"{name} must be {wanted}, got {shown}", name) from None
 
 
-def _bound(fields: Fields, most: int) -> int | None:
-    """The longest answer the client wants, in tokens; which name counts is the expert's affair."""
+def _whole(fields: Fields, name: str) -> int | None:
+    """A whole number, which may be written ``5.0``; from here on it is 5 for everybody."""
+    value = fields.get(name)
+    if value is None:
+        return None
+    try:
+        return _count.decode(value)
+    except msgspec.ValidationError:
+        number = _field(fields, name, _real.decode, WHOLE) or 0.0
+    if not (number.is_integer() and abs(number) < EXACT):
+        raise bad_request(f"{name} must be {WHOLE}, got {number:g}", name)
+    fields[name] = raw(int(number))
+    return int(number)
+
+
+def _bound(path: str, fields: Fields, most: int) -> int | None:
+    """The longest answer the client wants, in tokens; which name counts is the expert's affair.
+
+    A prompt may be completed by nothing, to be echoed.
+    """
+    least = 1
+    if path == "/completions":
+        least = 0
+        _whole(fields, "best_of")
     longest: int | None = None
     for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
-        bound = _field(fields, name, _count.decode, "a whole number")
+        bound = _whole(fields, name)
         if bound is None:
             continue
-        if not 1 <= bound <= most:
-            raise bad_request(f"{name} must be between 1 and {most}, got {bound}", name)
+        if not least <= bound <= most:
+            raise bad_request(f"{name} must be between {least} and {most}, got {bound}", name)
         longest = max(bound, longest or 0)
     return longest
 
@@ -215,9 +241,9 @@ def _estimated(fields: Fields, needs: frozenset[str], messages: list[_Message]) 
     return length // CHARACTERS_PER_TOKEN + media * TOKENS_PER_MEDIUM
 
 
-def _needs(fields: Fields, messages: list[_Message]) -> frozenset[str]:
+def _needs(path: str, fields: Fields, messages: list[_Message]) -> frozenset[str]:
     """Capabilities without which the request cannot be answered."""
-    needs = set()
+    needs = {APART[path]} if path in APART else set()
     for name in ("tools", "functions"):
         if name in fields and bytes(fields[name]) not in (b"null", b"[]"):
             needs.add("tools")

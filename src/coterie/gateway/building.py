@@ -21,10 +21,11 @@ from coterie.errors import ConfigError, CoterieError
 from coterie.experts.openai import OpenAIExpert
 from coterie.experts.sizes import parse_bytes
 from coterie.gateway.app import Live
+from coterie.gateway.asked import Asked
 from coterie.gateway.attempts import AttemptOptions, Attempts
 from coterie.gateway.conversations import compositions_of
 from coterie.gateway.drift import DriftMonitor, training_vectors
-from coterie.gateway.entries import Entry
+from coterie.gateway.entries import Entry, Tokens
 from coterie.gateway.exporting import note_encoder
 from coterie.gateway.guard import Doors, check_address, is_loopback
 from coterie.gateway.ledger import Ledger, open_ledger
@@ -40,6 +41,7 @@ from coterie.gateway.shadow import Shadow
 from coterie.gateway.staging import Staging
 from coterie.gateway.tariffs import Tariffs
 from coterie.gateway.upstream import HttpUpstream
+from coterie.gateway.usage import answers_made
 from coterie.policies import Budget
 from coterie.pool import Pool
 from coterie.records import Records
@@ -267,10 +269,16 @@ def _routing(
         missing = staging.missing()
         return frozenset(name for name, backend in backends.items() if backend in missing)
 
+    def price(name: str, asked: Asked) -> float:
+        bound = settings.max_tokens if asked.answer_tokens is None else asked.answer_tokens
+        answer = 0 if "embeddings" in asked.needs else bound * answers_made(asked.fields)
+        return tariffs.expected(name, Tokens(asked.prompt_tokens, answer))
+
     return Routing(
         profiles,
         router,
         default,
+        price=price,
         policies=policies,
         compositions=compositions,
         explore=settings.explore,

@@ -142,8 +142,9 @@ class Exchange:
 
     def _longest(self) -> Tokens:
         """The most tokens that a call may take."""
-        asked, bound = self.asked, self.services.limits.answer_tokens
-        answer = (asked.answer_tokens or bound) * answers_made(asked.fields)
+        asked, bound = self.asked, self.asked.answer_tokens
+        longest = self.services.limits.answer_tokens if bound is None else bound
+        answer = longest * answers_made(asked.fields)
         return Tokens(asked.prompt_tokens, 0 if asked.path == "/embeddings" else answer)
 
     async def _cover(self, together: int) -> None:
@@ -221,7 +222,7 @@ class Exchange:
         if delivery is not None:
             entry.expert = delivery.expert
             entry.first_token = self._began - self._start
-            if services.sessions is not None and status == 200:
+            if services.sessions is not None and status == 200 and not entry.explored:
                 services.sessions.put(entry.session, delivery.expert)
         if (best := services.routing.best_single) is not None and used:
             entry.baseline = services.prices.cost(best, used[-1])

@@ -353,10 +353,14 @@ def options_of(fields: Fields) -> dict[str, Any]:
     for name, kind in OPTIONS.items():
         if (value := value_of(fields, name)) is None:
             continue
+        if KINDS[kind] is int and isinstance(value, float) and value.is_integer():
+            value = int(value)
         try:
             msgspec.convert(value, KINDS[kind])
         except msgspec.ValidationError:
             raise bad_request(f"{name} must be {kind}", name) from None
+        if name in BOUNDS and value < 1:
+            raise bad_request(f"{name} must be at least 1 for this expert, got {value}", name)
         options["max_tokens" if name in BOUNDS else name] = value
     return options
 

@@ -98,7 +98,9 @@ def _or_null(schema: Schema) -> Schema:
 
 
 def _schemas(models: Sequence[str], most_tokens: int, most_choices: int) -> dict[str, Schema]:
+    bounds = ("max_tokens", "max_completion_tokens", "max_output_tokens")
     bound = {"type": ["integer", "null"], "minimum": 1, "maximum": most_tokens}
+    none = {key: {**bound, "minimum": 0} for key in bounds}
     usage = _or_null(_object({"include_usage": {"type": ["boolean", "null"]}}))
     common = {
         "model": {"type": "string", "enum": list(models)},
@@ -106,7 +108,7 @@ def _schemas(models: Sequence[str], most_tokens: int, most_choices: int) -> dict
         "stream": {"type": ["boolean", "null"]},
         "stream_options": usage,
         "n": {"type": ["integer", "null"], "minimum": 1, "maximum": most_choices},
-        **dict.fromkeys(("max_tokens", "max_completion_tokens", "max_output_tokens"), bound),
+        **dict.fromkeys(bounds, bound),
         NAMESPACE: _ref("Wishes"),
     }
     messages = {"type": "array", "minItems": 1, "items": _ref("Message")}
@@ -116,7 +118,7 @@ def _schemas(models: Sequence[str], most_tokens: int, most_choices: int) -> dict
     score = {"type": "number", "minimum": 0, "maximum": 1}
     return {
         "Chat": _object({**common, "messages": messages}, "model", "messages"),
-        "Completion": _object({**common, "prompt": several}, "model", "prompt"),
+        "Completion": _object({**common, **none, "prompt": several}, "model", "prompt"),
         "Embedding": _object({**common, "input": several}, "model", "input"),
         "Response": _object({**common, "input": several}, "model", "input"),
         "Message": _object({"role": TEXT, "content": _content()}, "role"),

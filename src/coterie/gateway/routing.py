@@ -13,7 +13,7 @@ import numpy as np
 
 from coterie.compositions import Composition
 from coterie.errors import CoterieError, InputError
-from coterie.gateway.asked import NO_WISHES, Asked, Wishes
+from coterie.gateway.asked import NO_WISHES, Asked
 from coterie.gateway.entries import Candidate
 from coterie.gateway.observing import Memory, Observing
 from coterie.gateway.wire import ApiError, bad_request, not_found
@@ -22,7 +22,10 @@ from coterie.routers.base import Router
 from coterie.types import Decision, Estimates, Query
 
 AUTO = "auto"
-ALL = frozenset({"tools", "vision", "audio", "json_schema", "logprobs", "prefix"})
+ALL = frozenset(
+    ("tools", "vision", "audio", "json_schema", "logprobs", "prefix", "embeddings", "responses")
+)
+NOT_ALLOWED = "not allowed for this key"
 MOST_RECRUITED = 16
 APART = frozenset({"tools", "vision", "audio", "logprobs"})  # needs that no merged text serves
 OFTEN = 64  # requests between two looks at who is best on average
@@ -92,6 +95,8 @@ class Routing:
         Names of compositions that can be asked for as ``NAME`` or ``NAME:K``.
     latency
         Seconds an expert takes now, None while unknown.
+    price
+        The cost of a request by an expert's prices, for experts that the router does not know.
     loads
         Names of local experts that would have to be loaded first.
     observing, refuge
@@ -110,6 +115,7 @@ class Routing:
         stay_margin: float = 0.0,
         load_margin: float = 0.0,
         latency: Callable[[str], float | None] = lambda name: None,
+        price: Callable[[str, Asked], float] = lambda name, asked: 0.0,
         loads: Callable[[], frozenset[str]] = frozenset,
         observing: Observing | None = None,
         refuge: str | None = None,
@@ -118,11 +124,12 @@ class Routing:
         self.policies = dict(policies or {})
         self.compositions = dict(compositions or {})
         self.explore, self.stay_margin, self.load_margin = explore, stay_margin, load_margin
-        self.latency, self.loads = latency, loads
+        self.latency, self.price, self.loads = latency, price, loads
         self.observing = observing or Observing(Memory(router))
         self.refuge = refuge
+        self.experts: tuple[str, ...] = ()
         if router is not None:
-            self.experts: tuple[str, ...] = tuple(router.predict([_PROBE]).experts)
+            self.experts = tuple(router.predict([_PROBE]).experts)
             if missing := [name for name in self.experts if name not in self.profiles]:
                 message = f"the router was fitted on experts this pool lacks: {', '.join(missing)}"
                 raise CoterieError(f"{message}; profile this pool and fit again")
@@ -156,8 +163,8 @@ class Routing:
 
         ``allowed`` are the experts of the client's key, empty for all; ``stay`` is the expert that
         answered this conversation before. Evidence that can be made later from the candidates
-        (see ``explaining``) is made now only to ``explain``. A budget bars the experts that are
-        ``unpriced``.
+        (see ``explaining``) is made now only to ``explain``, and such a request is no traffic: it
+        counts for nothing. A budget bars the experts that are ``unpriced``.
         """
         if asked.model in self.profiles:
             return self._direct(asked, allowed, unpriced)
@@ -232,15 +239,11 @@ class Routing:
     ) -> Plan:
         assert self.router is not None
         wishes = asked.wishes
-        query = Query(
-            id,
-            ({"role": "user", "content": asked.text},),
-            tags=tuple(wishes.skills),
-            category=wishes.category,
-        )
+        query = _query(id, asked)
         estimates = self.router.predict([query])
-        self._seen += 1
-        self._quality += estimates.quality[0]
+        if not explain:
+            self._seen += 1
+            self._quality += estimates.quality[0]
         qualities, costs = estimates.quality[0].tolist(), estimates.cost[0].tolist()
         barred = [
             self.bar(name, asked, allowed, cost, unpriced)
@@ -248,7 +251,7 @@ class Routing:
         ]
         columns = [j for j, why in enumerate(barred) if not why]
         candidates = self._candidates(estimates, qualities, costs, barred)
-        drift = self.observing.measure(asked.text)
+        drift = None if explain else self.observing.measure(asked.text)
         if not columns:
             raise _nobody(candidates)
         if len(columns) < len(barred):
@@ -401,7 +404,7 @@ class Routing:
         if profile is None:
             return "unknown"
         if allowed and name not in allowed:
-            return "not allowed for this key"
+            return NOT_ALLOWED
         if unpriced and name in unpriced:
             return UNPRICED
         if asked.needs and (lacking := asked.needs - profile.capabilities):
@@ -410,12 +413,13 @@ class Routing:
             tokens = asked.prompt_tokens + (asked.answer_tokens or 0)
             if tokens > profile.context_length:
                 return f"about {tokens} tokens, its context holds {profile.context_length}"
-        if wishes is not NO_WISHES and (why := self._against(wishes, profile, cost)):
+        if wishes is not NO_WISHES and (why := self._against(asked, profile, cost)):
             return why
         return ""
 
-    def _against(self, wishes: Wishes, profile: Profile, cost: float | None) -> str:
+    def _against(self, asked: Asked, profile: Profile, cost: float | None) -> str:
         """Why the wishes rule this expert out."""
+        wishes = asked.wishes
         if wishes.experts and profile.name not in wishes.experts:
             return "not among the experts asked for"
         if profile.name in wishes.exclude:
@@ -424,13 +428,22 @@ class Routing:
             return f"in region {profile.region}, asked for {wishes.region}"
         if wishes.tags and (missing := set(wishes.tags) - profile.tags):
             return f"lacks the tags {', '.join(sorted(missing))}"
-        if wishes.max_cost is not None and cost is not None and not cost <= wishes.max_cost:
-            return f"expected cost {cost:.4g} > {wishes.max_cost:.4g}"
+        if wishes.max_cost is not None:
+            cost = self._cost(profile.name, asked) if cost is None else cost
+            if not cost <= wishes.max_cost:
+                return f"expected cost {cost:.4g} > {wishes.max_cost:.4g}"
         if wishes.max_latency is not None:
             seconds = self.latency(profile.name)
             if seconds is not None and not seconds <= wishes.max_latency:
                 return f"takes {seconds:.2g} s now, asked for {wishes.max_latency:.2g}"
         return ""
+
+    def _cost(self, name: str, asked: Asked) -> float:
+        """What an expert is expected to take, by the router or else by its prices."""
+        if self.router is None or name not in self.experts:
+            return self.price(name, asked)
+        estimates = self.router.predict([_query("cost", asked)])
+        return float(estimates.cost[0, self.experts.index(name)])
 
 
 _COUNT = re.compile("[0-9]{1,4}")
@@ -508,8 +521,18 @@ def _number(value: float) -> float:
     return value
 
 
+def _query(id: str, asked: Asked) -> Query:
+    """What the router reads of a request."""
+    messages = ({"role": "user", "content": asked.text},)
+    return Query(id, messages, tags=tuple(asked.wishes.skills), category=asked.wishes.category)
+
+
 def _nobody(candidates: Sequence[Candidate]) -> ApiError:
-    """400: every expert is barred, with the reason of each."""
+    """400: every expert is barred, with the reason of each; 403 where the key is all of it."""
+    if all(c.barred == NOT_ALLOWED for c in candidates):
+        names = ", ".join(c.expert for c in candidates)
+        message, code = f"this key may not ask {names}", "model_not_allowed"
+        return ApiError(403, message, type="permission_error", code=code, param="model")
     whys = "; ".join(f"{c.expert}: {c.barred}" for c in candidates)
     code = "no_eligible_expert"
     if all(c.barred == UNPRICED for c in candidates):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
@@ -28,6 +29,10 @@ class Tariffs:
         """The most that so many of the experts cost together."""
         costs = [cost(self._or_free(expert), tokens) for expert in experts]
         return max(costs) if together == 1 else sum(sorted(costs)[-together:])
+
+    def expected(self, expert: str, tokens: Tokens) -> float:
+        """The same, without bound where a budget would bar the expert for its unknown price."""
+        return math.inf if expert in self.unpriced else self.cost(expert, tokens)
 
     @cached_property
     def unpriced(self) -> frozenset[str]:
