@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coterie.experts.limits import RateLimit
+from coterie.gateway import attempts as module
 from coterie.gateway.attempts import AttemptOptions, Attempts, Delivery, Exhausted
 from coterie.gateway.entries import Attempt, Tokens
 from coterie.gateway.failures import UpstreamError, failure
@@ -169,6 +170,25 @@ def test_nobody_asks_a_limited_expert_again_before_its_time() -> None:
     for _ in range(10):
         serve(a, b, owner=owner)
     assert (a.calls, b.calls) == (1, 10)
+
+
+def test_an_expert_without_quota_is_told_of_as_such_until_it_is_asked_again() -> None:
+    owner, a = Attempts(), Script("a", fails("quota", type="insufficient_quota"))
+
+    async def main() -> None:
+        for _ in range(2):
+            with pytest.raises(Exhausted) as told:
+                await owner.serve([a], outgoing(False), Deadline(9), PLAIN)
+            assert told.value.to_api_error().code == "insufficient_quota"
+        assert told.value.failure.retry_after == pytest.approx(60, rel=0.2)
+        late = failure("rate_limited", "slow down", retry_after=1.0)  # it says less
+        module._heed(owner.deployment(a), late)
+        with pytest.raises(Exhausted) as told:
+            await owner.serve([a], outgoing(False), Deadline(9), PLAIN)
+        assert told.value.failure.kind == "quota"
+
+    run(main())
+    assert a.calls == 1
 
 
 def test_limited_experts_alone_are_told_of_with_the_time_to_wait() -> None:

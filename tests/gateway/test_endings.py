@@ -5,12 +5,16 @@ import json
 from typing import Any
 
 import pytest
-from fault_upstream import DONE, FAULTS, HEAD, Exchange, event
+from fault_upstream import DONE, FAULTS, HEAD, Exchange, event, whole
 from gateway_world import Outcome, ask
 
+from coterie.gateway import conversations
+from coterie.gateway import locals as locals_
 from coterie.gateway.attempts import AttemptOptions
+from coterie.gateway.entries import Tokens
+from coterie.gateway.replies import Reply
 from coterie.gateway.usage import answers_made, answers_to
-from coterie.gateway.wire import decode_fields
+from coterie.gateway.wire import decode_fields, raw
 
 
 def said(index: int, text: str | None = None, finish: str | None = None) -> bytes:
@@ -76,3 +80,33 @@ def test_an_error_beside_a_number_that_is_none_is_an_error() -> None:
     FAULTS["nan"] = send
     outcome = ask("nan", stream=False, options=AttemptOptions(retries=0))
     assert (outcome.kind, outcome.status) == ("http_5xx", 502)
+
+
+@pytest.mark.parametrize("choice", [{"finish_reason": None}, {}, {"finish_reason": "length"}])
+def test_a_whole_answer_does_not_end_otherwise_for_being_streamed(choice: dict[str, Any]) -> None:
+    async def send(x: Exchange) -> None:
+        message = {"role": "assistant", "content": "one "}
+        await x.json(whole(choices=[{"index": 0, "message": message, **choice}]))
+
+    FAULTS["whole"] = send
+    outcome = ask("whole")
+    assert (outcome.kind, outcome.text) == ("", "one ")
+    ends = [
+        json.loads(e[6:])["choices"][0]["finish_reason"] for e in outcome.body.split(b"\n\n")[:-1]
+    ]
+    assert ends == [None, choice.get("finish_reason")]
+
+
+def test_a_whole_answer_that_is_cut_is_no_success_where_a_stream_was_asked_for() -> None:
+    async def send(x: Exchange) -> None:
+        await x.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + bytes(raw(whole()))[:-9])
+
+    FAULTS["whole"] = send
+    assert ask("whole").kind == "malformed"
+
+
+def test_how_a_composed_answer_ended_is_not_made_up() -> None:
+    body = bytes(raw(whole(choices=[{"index": 0, "message": {"content": "one"}}])))
+    reply = Reply("m", body, Tokens(1, 1))
+    made = locals_.whole([conversations._completion("ann", reply, 0.1)])
+    assert json.loads(made.body or b"")["choices"][0]["finish_reason"] is None

@@ -234,8 +234,47 @@ def test_a_damaged_file_and_a_newer_one_are_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "new") as db:
         db.execute(f"PRAGMA user_version={len(ledger_sql.MIGRATIONS) + 1}")
     db.close()
-    with pytest.raises(ArtifactError, match="newer than 1; upgrade"):
+    with pytest.raises(ArtifactError, match=f"newer than {len(ledger_sql.MIGRATIONS)}; upgrade"):
         open_ledger(tmp_path / "new")
+
+
+def test_a_file_of_the_first_format_is_brought_up_to_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger_sql, "MIGRATIONS", ledger_sql.MIGRATIONS[:1])
+        open_ledger(tmp_path / "old").close()
+    open_ledger(tmp_path / "old").close()
+    with sqlite3.connect(tmp_path / "old") as db:
+        assert db.execute("SELECT 1 FROM sqlite_master WHERE name = 'sessions_time'").fetchone()
+    db.close()
+
+
+def test_conversations_that_are_over_are_forgotten_a_few_at_a_time(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coterie.gateway.ledger_writer.TIDY_ROWS", 20)
+    now = time.time()
+
+    async def main() -> list[str]:
+        for place in range(50):
+            ledger.put_session(f"old {place}", "ann", now - 61.0)
+        for place in range(3):
+            ledger.put_session(f"new {place}", "ann", now - 50.0)
+        await ledger.flush()
+        ledger.session_seconds = 60.0
+        ledger.put_state("anything", b"")  # whoever sleeps wakes up
+        left = [""] * 99
+        while len(left) > 3:
+            counts.append(len(left))
+            await asyncio.sleep(0.01)
+            found = await ledger._read("SELECT session FROM sessions ORDER BY session", ())
+            left = [name for (name,) in found]
+        return left
+
+    counts: list[int] = []
+    assert asyncio.run(asyncio.wait_for(main(), 10)) == ["new 0", "new 1", "new 2"]
+    assert {53, 33, 13} >= set(counts[1:])
 
 
 def test_a_row_that_the_store_refuses_costs_nobody_else_theirs(ledger: Ledger) -> None:

@@ -1,5 +1,6 @@
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Self
@@ -62,6 +63,29 @@ def test_a_failure_is_counted_and_not_raised() -> None:
         assert shadow.observe(query("bad"), "ann") is None
         assert shadow.observe(query(), "ann") == "ann"
         assert (shadow.failed, shadow.error) == (1, "ValueError: cannot read this")
+
+
+def test_estimates_of_another_shape_are_a_failure_too() -> None:
+    class Short(Fixed):
+        def predict(self, queries: Sequence[Query]) -> Estimates:
+            return super().predict(queries[:1] if len(queries) > 1 else [])
+
+    with Shadow(Short(), Utility()) as shadow:
+        futures = [shadow.submit(query(), "ann") for _ in range(3)]
+        assert [future.result(5) for future in futures] == [None] * 3
+        assert shadow.failed == 3
+
+
+def test_a_fault_that_nobody_foresaw_does_not_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Shadow(Fixed(), Utility()) as shadow:
+        with monkeypatch.context() as patch:
+            patch.setattr(shadow, "_decide", lambda *_: None)
+            shadow.submit(query(), "ann")
+            for _ in range(500):
+                if not shadow._working:
+                    break
+                time.sleep(0.01)
+        assert shadow.submit(query(), "ann").result(5) == "ann"
 
 
 def test_nobody_waits_for_a_router_that_hangs() -> None:

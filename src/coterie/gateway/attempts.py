@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -71,6 +71,7 @@ class Deployment:
         self.budget = RetryBudget()
         self.slots = Slots(None, QUEUE)
         self.limit: RateLimit | None = None
+        self.resting: Failure | None = None  # with what it asked to be left alone
         self.adopt(upstream)
 
     def adopt(self, upstream: Upstream) -> None:
@@ -225,8 +226,8 @@ class _Call:
 
     async def _opened(self) -> None:
         reply, breaker = self.reply, self.deployment.breaker
-        if reply.pause:
-            breaker.limit(reply.pause)
+        if reply.pause and breaker.limit(reply.pause):
+            self.deployment.resting = None
         if self.permit is not Permit.NORMAL:
             breaker.leave(self.permit, True)
             self.permit = Permit.NORMAL
@@ -392,9 +393,10 @@ class _Run:
             return best, Permit.FORCED
         wait = breaker.wait() * (1 + self.owner.draw() / 10)
         if wait > PATIENCE or not self.deadline.allows(wait):
-            message = f"{best.name}: its rate limit is used up"
-            told = failure("rate_limited", message, retry_after=breaker.wait())
-            raise Exhausted(told, self.attempts)
+            told = self.owner.deployment(best).resting or failure(
+                "rate_limited", f"{best.name}: its rate limit is used up"
+            )
+            raise Exhausted(replace(told, retry_after=breaker.wait()), self.attempts)
         await asyncio.sleep(wait + 1e-3)
         return best, breaker.enter() or Permit.FORCED
 
@@ -467,10 +469,13 @@ class _Run:
 
 def _heed(deployment: Deployment, told: Failure) -> None:
     """Leave an expert alone for as long as it asks to be."""
+    seconds = told.retry_after
     if told.kind == "quota":
-        deployment.breaker.limit(told.retry_after or QUOTA_PAUSE)
-    elif told.retry_after is not None and told.kind in ("rate_limited", "overloaded"):
-        deployment.breaker.limit(told.retry_after)
+        seconds = seconds or QUOTA_PAUSE
+    elif told.kind not in ("rate_limited", "overloaded"):
+        return
+    if seconds is not None and deployment.breaker.limit(seconds):
+        deployment.resting = told
 
 
 def _harmless(out: Outgoing) -> bool:

@@ -94,10 +94,15 @@ class Breaker:
         if self._failures >= TRIP_AFTER or self._mostly_failing():
             self._open()
 
-    def limit(self, seconds: float) -> None:
-        """The expert asked to be left alone for so long, at most LONGEST_WAIT."""
-        seconds = min(seconds, LONGEST_WAIT) * (1 + self._draw() / 10)
-        self._limited_until = max(self._limited_until, self._clock() + seconds)
+    def limit(self, seconds: float) -> bool:
+        """The expert asked to be left alone for so long, at most LONGEST_WAIT; whether it counts.
+
+        It does not where it asked for longer before.
+        """
+        until = self._clock() + min(seconds, LONGEST_WAIT) * (1 + self._draw() / 10)
+        longer = until > self._limited_until
+        self._limited_until = max(self._limited_until, until)
+        return longer
 
     def reset(self) -> None:
         """Forget the failures, so that the next call passes; what an expert asked for stays."""

@@ -128,7 +128,8 @@ class Gateway:
         return config, services_of(config, self.pool, router, self.staging, before)
 
     async def start(self) -> None:
-        """Tell the store who makes the vectors from now on."""
+        """Tell the store who makes the vectors from now on, and how long conversations last."""
+        self.ledger.session_seconds = self.settings.sessions.seconds
         fingerprint = self.live.services.routing.observing.memory.fingerprint
         await note_encoder(self.ledger, fingerprint, time.time())
 

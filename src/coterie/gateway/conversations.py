@@ -320,7 +320,7 @@ def _completion(expert: str, reply: Reply, seconds: float) -> Completion:
         text=text,
         usage=Usage(tokens.prompt, tokens.completion),
         latency=seconds,
-        finish_reason=choice.finish_reason or "stop",
+        finish_reason=choice.finish_reason or "",
         error=None if text.strip() else f"{expert}: answered nothing",
         estimated=tokens.estimated,
         logprob=_mean(choice.logprobs),

@@ -25,6 +25,8 @@ class PostgresLedger(Ledger):
     newer version.
     """
 
+    skip = " FOR UPDATE SKIP LOCKED"
+
     def __init__(self, address: str, spool: Spool) -> None:
         driver = _driver()
         self.address, self.schema = _split(address)

@@ -44,6 +44,7 @@ MIGRATIONS = (
     CREATE TABLE sessions (session TEXT PRIMARY KEY, expert TEXT NOT NULL, time {real} NOT NULL);
     CREATE TABLE states (name TEXT PRIMARY KEY, content {blob} NOT NULL);
     """,
+    "CREATE INDEX sessions_time ON sessions (time)",
 )
 
 
@@ -187,6 +188,10 @@ OWNERS = "SELECT kind, content FROM owners ORDER BY time, id"
 OWNERS_MARK = "SELECT count(*), max(id) FROM owners"
 ADD_OWNER = "INSERT INTO owners VALUES (?, ?, ?, ?, ?)"
 SESSION = "SELECT session, expert, time FROM sessions WHERE session = ?"
+FORGET_SESSIONS = (  # {skip}: without a wait for rows that another replica is about to write
+    "DELETE FROM sessions WHERE session IN "
+    "(SELECT session FROM sessions WHERE time < ? LIMIT ?{skip})"
+)
 STATE = "SELECT content FROM states WHERE name = ?"
 LEASES = (
     "SELECT l.holder, l.amount + l.forced, l.settled, h.seen "

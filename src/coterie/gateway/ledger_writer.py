@@ -27,6 +27,8 @@ GROUP_SECONDS = 0.05  # rows of this long are written together
 GROUP_ROWS = 500  # rows of a transaction, at most
 QUEUE_ROWS = 50_000  # rows that wait in memory before requests are refused
 RETRY_SECONDS = 1.0  # between two looks at a store that is down
+TIDY_SECONDS = 60.0  # between two looks for conversations that are over
+TIDY_ROWS = 500  # of them that are deleted at once
 T = TypeVar("T")
 
 
@@ -45,9 +47,15 @@ class Connection(Protocol):
 
 
 class Writing(Closing):
-    """A store that is written by one thread and read by another."""
+    """A store that is written by one thread and read by another.
+
+    Conversations older than ``session_seconds`` are deleted, a few at a time, when everything is
+    written; None keeps them.
+    """
 
     down: tuple[type[Exception], ...] = ()  # errors that mean: not now
+    skip = ""  # how the dialect passes over rows that are locked
+    session_seconds: float | None = None
 
     def __init__(self, spool: Spool) -> None:
         self.spool = spool
@@ -56,7 +64,8 @@ class Writing(Closing):
         self._rows: deque[Row] = deque()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._retry = 0.0  # when a store that is down is tried again
-        self._idle = self._closing = self._full = False
+        self._tidied = -TIDY_SECONDS  # when there was nothing more to delete
+        self._idle = self._closing = self._full = self._untidy = False
         self._links = {"writer": _Link(self._connect), "reader": _Link(self._connect)}
         self._links["writer"].run(self._migrate, self.down)
         self._reader = ThreadPoolExecutor(1, "ledger-reader")
@@ -109,11 +118,26 @@ class Writing(Closing):
             self._flush()
             if job is not None:
                 self._work(job)
+            if self.reachable and self._jobs.empty() and not self._closing:
+                self._tidy()
         self._flush()
+
+    def _tidy(self) -> None:
+        """Delete a few conversations that are over, if it is time to."""
+        seconds, due = self.session_seconds, self._tidied + TIDY_SECONDS
+        if seconds is None or (not self._untidy and time.monotonic() < due):
+            return
+        statement = self._sql(sql.FORGET_SESSIONS.format(skip=self.skip))
+        values, gone = (time.time() - seconds, TIDY_ROWS), 0
+        with suppress(Exception):  # there is a next time; a store that is down shows elsewhere
+            link = self._links["writer"]
+            gone = link.run(lambda db: db.execute(statement, values).rowcount, self.down)
+        self._untidy, self._tidied = gone >= TIDY_ROWS, time.monotonic()
 
     def _next(self) -> _Job | None:
         """The next job, None when it is time to write; sleeps while there is nothing to do."""
-        if self.reachable and not self._rows and not self.spool.waiting:
+        busy = self._rows or self.spool.waiting or self._untidy
+        if self.reachable and not busy:
             self._idle = True
             if not self._rows:  # looked at after the flag, as _put sets them the other way round
                 job = self._jobs.get()

@@ -184,7 +184,7 @@ def whole(completions: Sequence[Completion], path: str = "/chat/completions") ->
     chat = path == "/chat/completions"
     choices = []
     for place, one in enumerate(completions):
-        said: dict[str, Any] = {"index": place, "finish_reason": one.finish_reason}
+        said: dict[str, Any] = {"index": place, "finish_reason": one.finish_reason or None}
         if chat:
             said["message"] = {"role": "assistant", "content": one.text, "refusal": None}
         else:
@@ -238,7 +238,7 @@ class Chunks:
 
     def end(self, finish: str, tokens: Tokens, wants_usage: bool) -> bytes:
         """The last frames: why it ended, and the usage where it is wanted."""
-        last = self._frame({}, "", finish)
+        last = self._frame({}, "", finish or None)
         if not wants_usage:
             return last
         return last + self.usage(tokens)

@@ -96,6 +96,14 @@ class Shadow(Closing):
 
     def _drain(self) -> None:
         """Decide on all that wait, until nothing does."""
+        try:
+            self._decide_all()
+        except BaseException:
+            with self._lock:
+                self._working = False  # or nobody would ever look at the queue again
+            raise
+
+    def _decide_all(self) -> None:
         while True:
             with self._lock:
                 count = min(len(self._queue), TOGETHER)
@@ -114,12 +122,12 @@ class Shadow(Closing):
             estimates = self.router.predict(queries)
             decided = self.policy.decide(queries, estimates)
             chosen = [decision.experts[0] for decision in decided]
+            for row, (ours, theirs) in enumerate(zip(chosen, served, strict=True)):
+                self._count(estimates, row, ours, theirs)
         except Exception as error:  # a second opinion must never cost the first
             self.failed += len(queries)
             self.error = f"{type(error).__name__}: {error}"
             return [None] * len(queries)
-        for row, (ours, theirs) in enumerate(zip(chosen, served, strict=True)):
-            self._count(estimates, row, ours, theirs)
         return [*chosen]
 
     def _count(self, estimates: Estimates, row: int, ours: str, theirs: str) -> None:

@@ -92,7 +92,7 @@ def _chunked(body: bytes, wants_usage: bool) -> list[bytes]:
     parts: list[dict[str, Any]] = []
     for place, choice in enumerate(choices):
         choice.setdefault("index", place)
-        reason = choice.pop("finish_reason", None) or "stop"
+        reason = choice.pop("finish_reason", None)
         if chat:
             choice["delta"] = _delta(choice.pop("message", None) or {})
         parts.append({**choice, "finish_reason": None})
