@@ -23,11 +23,15 @@ async def spend(accounts: Accounts, key: Key, notes: int, chance: random.Random)
     while refused < 3:
         most = chance.uniform(0.1, 2.0)
         try:
-            reservation = await accounts.reserve(key, most, 10)
+            reservation = await accounts.reserve(key, most / 2, 10)
         except ApiError:
             refused += 1
             await asyncio.sleep(0.02)
             continue
+        try:
+            await accounts.extend(reservation, most / 2)
+        except ApiError:
+            most /= 2
         number = new_id("")
         os.write(notes, f"+ {number} {most}\n".encode())
         await asyncio.sleep(chance.uniform(0, 0.005))

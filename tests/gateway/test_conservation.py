@@ -51,7 +51,17 @@ async def visit(accounts: Accounts, key: Key, watch: Watch, chance: random.Rando
     except ApiError:
         return
     watch.reserve(most)
-    cost = 0.0
+    more = most if chance.random() < 0.3 else 0.0  # a further call, or none
+    try:
+        await accounts.extend(reservation, more)
+    except ApiError:
+        more = 0.0
+    except BaseException:
+        reservation.release()
+        watch.settle(most, 0.0)
+        raise
+    watch.reserve(more)
+    most, cost = most + more, 0.0
     try:
         await asyncio.sleep(chance.uniform(0, 0.003))
         if chance.random() < 0.3:

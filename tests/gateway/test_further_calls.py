@@ -33,7 +33,7 @@ FAULTS.update(late=_late, declined=_declined)
 
 
 def further(
-    folder: Path, experts: Mapping[str, str], budget: float, **gateway: Any
+    folder: Path, experts: Mapping[str, str], budget: float, model: str = "", **gateway: Any
 ) -> tuple[int, Entry, list[str]]:
     """The status of a request to experts that behave like this, its row, and who was asked."""
     found: list[Any] = []
@@ -42,8 +42,9 @@ def further(
         key = await bearer(world, budget=budget)
         first, *others = experts
         stream = experts[first] == "hang"
-        answer = await world.ask(first, key, models=others, max_tokens=BOUND, stream=stream)
-        if answer.status != 200:
+        more = {"max_tokens": BOUND, "stream": stream, **({} if model else {"models": others})}
+        answer = await world.ask(model or first, key, **more)
+        if answer.status == 429:
             assert answer.error["code"] == "insufficient_quota"
         await world.gateway.ledger.flush()
         (balance,) = await world.gateway.ledger.balances()
@@ -54,7 +55,7 @@ def further(
     with upstream() as running:
         far = {"kind": "openai", "base_url": running.url}
         pool = {name: {**far, "model": model} for name, model in experts.items()}
-        run(write_pool(folder, pool, gateway=gateway, quality=None), main)
+        run(write_pool(folder, pool, gateway=gateway), main)
     status, row, asked = found
     return status, row, asked
 
@@ -65,11 +66,29 @@ def test_after_an_attempt_that_is_billed_the_next_one_is_reserved(
     tmp_path: Path, first: str, budget: float, asked: int
 ) -> None:
     budget -= 0.007 * (first == "hang")  # of which the prompt alone is billed
-    options = {"refusals": "next", "timeouts": {"first": 0.2}}
+    options: Any = {"refusals": "next", "timeouts": {"first": 0.2}}
     status, row, who = further(tmp_path, {"ann": first, "bob": "ok"}, budget, **options)
     assert (status, who) == ((429, [first]) if asked == 1 else (200, [first, "ok"]))
     assert ("budget" in row.constraints) == (asked == 1)
     assert row.cost <= budget
+
+
+@pytest.mark.parametrize(("budget", "asked", "status"), [(0.025, 1, 429), (0.06, 3, 502)])
+def test_the_same_expert_is_asked_again_where_the_budget_holds_it(
+    tmp_path: Path, budget: float, asked: int, status: int
+) -> None:
+    got, row, who = further(tmp_path, {"ann": "long-length"}, budget)
+    assert (got, who) == (status, ["long-length"] * asked)
+    assert [one.kind for one in row.attempts] == ["cut"] * asked
+
+
+@pytest.mark.parametrize(("budget", "asked"), [(0.042, 1), (0.05, 2)])
+def test_so_is_an_expert_of_a_composition(tmp_path: Path, budget: float, asked: int) -> None:
+    status, row, who = further(
+        tmp_path, {"ann": "long-length", "bob": "ok"}, budget, "recruit:2", retries=1
+    )
+    assert (status, sorted(who)) == (200, ["long-length"] * asked + ["ok"])
+    assert ("budget" in row.constraints, row.cost <= budget) == (asked == 1, True)
 
 
 @pytest.mark.parametrize("budget", [0.021, 0.1])

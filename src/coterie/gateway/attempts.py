@@ -278,7 +278,7 @@ class _Call:
     def _tokens(self, told: Failure | None) -> Tokens | None:
         if (tokens := self.reply.so_far()) is not None or told is None:
             return tokens
-        if told in (CANCELLED, HEDGED) or told.kind in ("timeout_first", "deadline"):
+        if told in (CANCELLED, HEDGED) or told.kind in ("timeout_first", "deadline", "cut"):
             return estimate(self.run.out.fields, 0)  # it was read, and perhaps answered
         return None
 

@@ -92,17 +92,17 @@ class Talk:
     ) -> None:
         self.services, self._deadline, self._attempts = services, deadline, attempts
         self._barred, self._hold = barred, hold
-        self._most = 0.0  # that the calls under way may cost
+        self._open: list[Call] = []
         self._refused: ApiError | None = None
         self.theirs: frozenset[str] = frozenset()  # options that the client chose
 
     async def covered(self, calls: Sequence[Call]) -> bool:
         """Whether the budget holds these calls too; raises ApiError where they are the first."""
+        self._open = [*calls]
         if self._hold is None:
             return True
-        self._most = sum([self._worst(call) for call in calls])
         try:
-            await self._hold(self._most)
+            await self._hold(self._most())
         except ApiError as error:
             if not self._attempts:
                 raise
@@ -114,17 +114,29 @@ class Talk:
         """Room for one more try of a call; raises Exhausted."""
         assert self._hold is not None
         try:
-            await self._hold(self._most)
+            await self._hold(self._most())
         except ApiError as error:
             self._refused = error
             raise Exhausted(failure("quota", UNPAID), self._attempts) from None
 
-    def _worst(self, call: Call) -> float:
-        tokens = longest(_outgoing(call).fields, self.services.limits.answer_tokens)
-        return self.services.prices.worst([call.expert], tokens)
+    def _most(self) -> float:
+        """What the calls under way may cost."""
+        prices, unbounded = self.services.prices, self.services.limits.answer_tokens
+        return sum(
+            [
+                prices.worst([call.expert], longest(_outgoing(call).fields, unbounded))
+                for call in self._open
+            ]
+        )
 
     async def complete(self, call: Call) -> Completion:
         """The completion of one call; a failure says so."""
+        try:
+            return await self._complete(call)
+        finally:
+            self._open.remove(call)
+
+    async def _complete(self, call: Call) -> Completion:
         upstream = self._upstream(call)
         if isinstance(upstream, LocalUpstream):
             return await self._local(upstream, call)
