@@ -452,7 +452,9 @@ def test_an_upstream_notices_that_the_client_left(model: str, stream: bool) -> N
         async with FaultUpstream() as server:
             asked = carry_out([model], outgoing(stream), server.url, PLAIN, result)
             task = asyncio.ensure_future(asked)
-            await asyncio.sleep(0.08)
+            while not server.log:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.06)
             task.cancel()
             await asyncio.wait([task])
             await asyncio.sleep(0.02)
