@@ -11,6 +11,7 @@ from served_world import Answer, World, serving, write_pool
 from coterie.compositions import Composition
 from coterie.drivers.live import answer as live_answer
 from coterie.gateway.entries import Entry
+from coterie.gateway.metering import Meters
 from coterie.types import Call, Completion, Decision, Final, Flow, Query, Seed
 
 POOL = {
@@ -85,6 +86,10 @@ def test_every_call_is_on_the_bill(tmp_path: Path, stream: bool) -> None:
     assert sorted(one.expert for one in row.attempts) == ["ann", "bob", "cid"]
     assert all(one.cost > 0 for one in row.attempts)
     assert row.cost == pytest.approx(sum(one.cost for one in row.attempts))
+    meters = Meters()
+    meters.add(row)
+    assert meters.cost == {one.expert: one.cost for one in row.attempts}
+    assert {who for who, _ in meters.tokens} == {"ann", "bob", "cid"}
     usage = answer.events[-2]["usage"] if stream else answer.json["usage"]
     assert usage["completion_tokens"] == row.tokens.completion > 1
     assert usage["prompt_tokens"] == row.tokens.prompt

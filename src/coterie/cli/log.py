@@ -64,7 +64,8 @@ def show_spend(
 
 
 def _spend_table(by: str, rows: list[dict[str, Any]]) -> str:
-    head = (by, "requests", "errors", "prompt tokens", "completion", "cost", "best single")
+    first = "answered by" if by == "expert" else by  # all calls of a request are in one row
+    head = (first, "requests", "errors", "prompt tokens", "completion", "cost", "best single")
     cells = [
         (
             *(row["shown"] or "-", f"{row['requests']:,}", f"{row['errors']:,}"),

@@ -70,15 +70,16 @@ class Meters(Collector):
         return self._means.get(name)
 
     def add(self, entry: Entry) -> None:
-        """Count a request that has ended."""
+        """Count a request that has ended; each call's tokens and cost are its own expert's."""
         expert = entry.expert or "none"
         self.requests[expert, f"{entry.status // 100}xx"] += 1
         for attempt in entry.attempts:
-            self.attempts[attempt.expert, attempt.kind or "ok"] += 1
-        if entry.tokens.prompt or entry.tokens.completion:
-            self.tokens[expert, "prompt"] += entry.tokens.prompt
-            self.tokens[expert, "completion"] += entry.tokens.completion
-        self.cost[expert] += entry.cost  # type: ignore[assignment]
+            asked, tokens = attempt.expert, attempt.tokens
+            self.attempts[asked, attempt.kind or "ok"] += 1
+            if tokens is not None:
+                self.tokens[asked, "prompt"] += tokens.prompt
+                self.tokens[asked, "completion"] += tokens.completion
+                self.cost[asked] += attempt.cost  # type: ignore[assignment]
         self.latency.add(entry.latency)
         self.overhead.add(entry.overhead)
         if entry.stream:

@@ -16,6 +16,7 @@ DAY = 86400.0
 PAIRS = 5000  # latest requests that the interval rests on
 LEAST = 10  # requests below which there is no interval
 RESAMPLES = 1000
+ANSWERED = "Spend by the expert that answered, the request's other calls included"
 
 
 class Savings(NamedTuple):
@@ -60,7 +61,7 @@ async def spending(
                 _by("day", "Spend by day (UTC)", reversed(by["day"]), {}),
                 _by("key", "Spend by key", by["key"], {**names, "": "without a key"}),
             ),
-            _by("expert", "Spend by expert", by["expert"], {"": "nobody answered"}),
+            _by("expert", ANSWERED, by["expert"], {"": "nobody answered"}),
             class_="columns",
         ),
     ]
