@@ -256,12 +256,48 @@ async def test_requests_and_tokens_a_minute_are_limited_and_told(
     with pytest.raises(ApiError) as error:
         await accounts.reserve(key, 0.0, 1)
     assert (error.value.type, *refusal(error)[:2]) == ("tokens", 429, "rate_limit_exceeded")
-    assert refusal(error)[2][b"retry-after"] == b"40"
-    clock.now += 40
-    assert (
-        dict((await accounts.reserve(key, 0.0, 5)).headers)[b"x-ratelimit-remaining-tokens"]
-        == b"995"
-    )
+    assert refusal(error)[2][b"retry-after"] == b"41"  # the minute's 40, until one has faded
+    clock.now += 40 + 30
+    half = dict((await accounts.reserve(key, 0.0, 5)).headers)
+    assert half[b"x-ratelimit-remaining-tokens"] == b"495"
+    clock.now += 90
+    full = dict((await accounts.reserve(key, 0.0, 5)).headers)
+    assert full[b"x-ratelimit-remaining-tokens"] == b"995"
+
+
+@runs
+async def test_two_bursts_at_the_turn_of_a_minute_are_not_let_in(
+    ledger: Ledger, accounts: Accounts, clock: Clock
+) -> None:
+    key = await new_key(ledger, rpm=20)
+
+    async def burst() -> int:
+        for count in range(40):
+            try:
+                (await accounts.reserve(key, 0.0, 1)).release()
+            except ApiError as error:
+                waits.append(int(dict(error.headers)[b"retry-after"]))
+                return count
+        return 40
+
+    waits: list[int] = []
+    counts = [await burst()]
+    for seconds in (41, 29, 1, 2):  # a minute begins in 40
+        clock.now += seconds
+        await asyncio.sleep(0.3)  # until a refusal is asked for again
+        counts.append(await burst())
+    assert counts == [20, 0, 10, 0, 1]
+    assert waits[:4] == [43, 2, 3, 2]
+
+
+@runs
+async def test_what_a_minute_had_leased_and_not_used_does_not_count_in_the_next(
+    ledger: Ledger, accounts: Accounts, clock: Clock
+) -> None:
+    key = await new_key(ledger, tpm=1000)
+    (await accounts.reserve(key, 0.0, 900)).settle(0.0, 50)
+    clock.now += 41
+    (await accounts.reserve(key, 0.0, 950)).settle(0.0, 950)
 
 
 @runs

@@ -2,7 +2,7 @@
 
 Budgets and limits are taken from the ledger in leases (see ``allowances``), so that a request is
 let in from memory alone, however many replicas share them, and a killed process cannot have spent
-more than it had leased. Minutes, days and months are those of the calendar, in UTC.
+more than it had leased. Days and months are those of the calendar, in UTC.
 """
 
 from __future__ import annotations
@@ -139,7 +139,11 @@ class Accounts:
         if self.outage == "open" and not self.ledger.reachable:
             return allowance.force(short)
         try:
-            if not await allowance.refill(short) and allowance.left < need * (1 - 1e-9):
+            ended = self._allowances.get((allowance.terms.account, allowance.before))
+            if ended is not None:
+                await ended.give_back()  # of the minute before, what was used counts and no more
+            now = self._clock()
+            if not await allowance.refill(short, now) and allowance.left < need * (1 - 1e-9):
                 raise _denied(allowance, held + need, self._clock())
         except StoreDown as error:
             if self.outage == "closed":
@@ -180,12 +184,11 @@ class Accounts:
         await self.refresh()
         for place, allowance in [*self._allowances.items()]:
             over = allowance.until <= now
-            minute = allowance.terms.period == "minute"
-            if not (over and minute) and (over or allowance.used < now - IDLE_SECONDS):
+            if over or allowance.used < now - IDLE_SECONDS:
                 await allowance.give_back()
             if over and not allowance.held:
                 del self._allowances[place]
-                ended = ended or minute
+                ended = ended or allowance.terms.period == "minute"
         if ended:
             await self.ledger.forget_leases(now)
 
@@ -320,7 +323,7 @@ def _denied(allowance: Allowance, need: float, now: float) -> ApiError:
     owner = terms.account.partition(":")[0]
     if terms.unit == "cost":
         return _over_budget(allowance, owner, need, now)
-    wait = 1.0 if terms.unit == "slots" else max(1.0, allowance.until - now)
+    wait = 1.0 if terms.unit == "slots" else max(1.0, allowance.wait(need, now))
     per = "at a time" if terms.unit == "slots" else "per minute"
     what = "requests" if terms.unit == "slots" else terms.unit
     message = f"Rate limit reached for this {owner}: {terms.cap:g} {what} {per}; asked {need:g}."

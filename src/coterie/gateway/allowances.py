@@ -2,7 +2,8 @@
 
 An account is a budget or limit of a key or team. Its allowance is a lease, durable in the ledger,
 from which requests reserve in memory. What they leave over goes back to the lease; what they spend
-beyond it is recorded as taken by force.
+beyond it is recorded as taken by force. Of what was used in the minute before, a limit a minute
+still counts the share that this minute has left, so that two bursts at its turn are not let in.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ LEASE_SECONDS = 3.0  # that a lease may take before the store counts as down
 REFUSED_SECONDS = 0.25  # for which a refusal is not asked for again
 PLENTY = 10  # requests that must be left before a lease is taken ahead of need
 SHARES = {"cost": 0.01, "requests": 0.1, "tokens": 0.1, "slots": 0.1}  # leased of what is left
+MINUTE = 60.0
 KEPT = 300.0  # seconds after which the leases of a minute are forgotten
 
 
@@ -62,18 +64,21 @@ class Allowance:
         Spent by this process, and what of it was taken beyond the leases.
     total, spent
         What all processes had leased, and spent or forfeited, when the store was last asked.
+    carried, asked
+        What of ``total`` was the minute's before, and when that was.
     """
 
     __slots__ = (
         *("terms", "period", "until", "left", "held", "settled", "forced", "total", "spent"),
-        *("used", "_ledger", "_holder", "_asking", "_refused"),
+        *("used", "carried", "asked", "_ledger", "_holder", "_asking", "_refused"),
     )
 
     def __init__(self, terms: Terms, ledger: Ledger, holder: str, now: float) -> None:
         self.terms, self._ledger, self._holder = terms, ledger, holder
         self.period, self.until = period_at(terms.period, now)
         self.left = self.held = self.settled = self.forced = self.total = self.spent = 0.0
-        self.used = now
+        self.used = self.asked = now
+        self.carried = 0.0
         self._asking: asyncio.Task[bool] | None = None
         self._refused = (0.0, 0.0)  # until when, and what was left
 
@@ -116,11 +121,28 @@ class Allowance:
         row = Settled(account, self.period, self._holder, self.settled, self.forced)
         self._ledger.settle(row)
 
-    async def refill(self, need: float) -> bool:
+    @property
+    def before(self) -> str:
+        """The name of the minute before; "" where the limit is of another period."""
+        if self.terms.period != "minute":
+            return ""
+        return f"minute {int(self.until // MINUTE) - 2}"
+
+    def wait(self, need: float, now: float) -> float:
+        """Seconds until ``need`` fits into a limit a minute, as what was used fades."""
+        own = self.total - self.carried - max(self.left, 0.0)
+        room = self.terms.cap - own - need
+        if room >= 0 and self.carried > 0:
+            return self.until - now - (self.until - self.asked) * min(room / self.carried, 1.0)
+        late = 1.0 - (self.terms.cap - need) / own if own > 0 else 0.0
+        return self.until - now + MINUTE * min(max(late, 0.0), 1.0)
+
+    async def refill(self, need: float, now: float) -> bool:
         """Lease more, at least ``need``; False where the account has not that much left.
 
         One asks the store at a time: the others wait for that and look again. Raises StoreDown.
         """
+        self.used = now
         until, rest = self._refused
         if need > rest and asyncio.get_running_loop().time() < until:
             return False
@@ -161,16 +183,19 @@ class Allowance:
         return self._asking
 
     async def _lease(self, need: float) -> bool:
-        terms = self.terms
+        terms, before, asked = self.terms, self.before, self.used
+        left = max(0.0, self.until - asked) / MINUTE if before else 0.0
         grant = await self._ledger.lease(
             *(terms.account, self.period, self._holder, need, terms.cap),
             share=SHARES[terms.unit],
             whole=terms.unit != "cost",
             living=terms.unit == "slots",
-            expires=self.until + KEPT if terms.period == "minute" else None,
+            expires=self.until + KEPT if before else None,
+            carry=(before, left),
         )
         self.left += max(grant.amount, 0.0)
         self.total, self.spent = grant.total, grant.spent
+        self.carried, self.asked = grant.carried, asked
         if not grant.amount:
             until = asyncio.get_running_loop().time() + REFUSED_SECONDS
             self._refused = (until, terms.cap - grant.total)

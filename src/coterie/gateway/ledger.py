@@ -40,11 +40,15 @@ class Spend(msgspec.Struct, frozen=True):
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """What a holder got of an account, what all have of it now, and what will not come back."""
+    """What a holder got of an account, what all have of it now, and what will not come back.
+
+    ``carried`` is the part of ``total`` that is an earlier period's.
+    """
 
     amount: float
     total: float
     spent: float
+    carried: float = 0.0
 
 
 class Balance(msgspec.Struct, frozen=True):
@@ -103,19 +107,23 @@ class Ledger(Writing):
         whole: bool = False,
         living: bool = False,
         expires: float | None = None,
+        carry: tuple[str, float] = ("", 0.0),
     ) -> Grant:
         """Take ``need`` of an account, or a share of what is left of its cap if that is more.
 
         Nothing is granted where less than ``need`` is left. ``whole`` grants are counts; of
         ``living`` accounts what dead holders had is free again. A negative need gives back.
-        Raises StoreDown.
+        ``carry`` is a period before, and the share of its use that still counts. Raises StoreDown.
         """
         now = time.time()
+        earlier, part = carry
 
         def take(db: Connection) -> Grant:
             self._begin(db, account)
             found = list(db.execute(self._sql(sql.LEASES), (account, period)))
-            total = spent = 0.0
+            before = db.execute(self._sql(sql.LEASES), (account, earlier)) if part else ()
+            total = carried = part * sum([max(amount, settled) for _, amount, settled, _ in before])
+            spent = 0.0
             for who, amount, settled, seen in found:
                 alive = who == holder or (seen or 0.0) > now - GRACE
                 total += max(amount, settled) if alive or not living else 0.0
@@ -125,7 +133,7 @@ class Ledger(Writing):
                 self._write(db, [sql.Seen(holder, now)])
                 db.execute(self._sql(sql.LEASE), (account, period, holder, expires, granted))
             db.execute("COMMIT")
-            return Grant(granted, total + granted, spent)
+            return Grant(granted, total + granted, spent, carried)
 
         return await self._ask(take)
 
