@@ -11,11 +11,12 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import re
 import zlib
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -188,7 +189,7 @@ class LexicalEncoder(Encoder):
         if not len(texts):
             raise InputError("a lexical encoder needs at least one text to fit, got none")
         rows = [self._frequencies(text) for text in readable(texts)]
-        self.__dict__.pop("_places", None)
+        self.__dict__.pop("_known_words", None)
         seen = np.unique(np.concatenate([buckets for buckets, _ in rows]))
         self.known_ = np.append(seen, self.buckets)  # the last stands for all that is unknown
         matrix, inverse = _tf_idf(rows, self.known_)
@@ -202,10 +203,10 @@ class LexicalEncoder(Encoder):
         Raises NotFittedError before ``fit``.
         """
         self._check_fitted()
-        vectors = np.empty((len(texts), self.dim), np.float32)
-        for row, text in zip(vectors, readable(texts), strict=True):
-            row[:] = self._project(text)
-        return _unit(vectors)
+        vectors = [self._vector(text) for text in readable(texts)]
+        if len(vectors) == 1:
+            return vectors[0].reshape(1, -1)
+        return np.array(vectors, np.float32).reshape(-1, self.dim)
 
     def fingerprint(self) -> str:
         """The sha256 of the parameters and of what was learnt."""
@@ -235,29 +236,30 @@ class LexicalEncoder(Encoder):
 
     def _frequencies(self, text: str) -> tuple[NDArray[np.int64], Vectors]:
         """The text's distinct buckets and 1 + log of how often each occurs."""
-        found, counts = _counted(_buckets(text, self.buckets))
+        found, counts = _counted(_words(self.buckets).numbers(text))
         return found, 1 + np.log(counts)
 
-    def _project(self, text: str) -> Vectors:
-        """The vector of shape (dim,) before it is scaled to unit length."""
+    def _vector(self, text: str) -> Vectors:
+        """The text's vector of shape (dim,)."""
         # few steps: with one short text each call to numpy costs more than what it computes
-        counts = np.bincount(self._places[_buckets(text, self.buckets)])
-        counts[len(self.known_) :] = 0
+        counts = np.bincount(self._known_words.numbers(text))
         (rows,) = counts.nonzero()
-        counts = counts[rows]
+        counts = counts.take(rows)
         try:
-            times = TIMES[counts]
+            times = TIMES.take(counts)
         except IndexError:
             times = 1 + np.log(counts.astype(np.float32))
-        product: Vectors = times @ self.weights_.take(rows, axis=0)
-        return product
+        vector: Vectors = times.dot(self.weights_.take(rows, axis=0))
+        length = math.sqrt(vector.dot(vector))
+        vector *= 1 / length if length > ROUNDING else 0.0
+        return vector
 
     @functools.cached_property
-    def _places(self) -> NDArray[np.int64]:
-        """The row of ``weights_`` of every bucket, the number of rows where it is not known."""
-        places = np.full(self.buckets + 1, len(self.known_))
-        places[self.known_] = np.arange(len(self.known_))
-        return places
+    def _known_words(self) -> _Words:
+        """Words as rows of ``weights_``, those that are known."""
+        rows = np.full(self.buckets, -1, np.int32)
+        rows[self.known_[:-1]] = np.arange(len(self.known_) - 1)
+        return _Words(self.buckets, array("i", rows.tobytes()))
 
 
 def readable(texts: Sequence[str]) -> list[str]:
@@ -272,8 +274,7 @@ def readable(texts: Sequence[str]) -> list[str]:
 def _unit(vectors: Vectors) -> Vectors:
     """Rows scaled to length one; rows of zeros, or of rounding errors, become zeros."""
     lengths = np.sqrt(np.add.reduce(np.square(vectors), axis=1, keepdims=True))
-    if len(lengths) != 1 or lengths.item() <= 1e-6:
-        lengths[lengths <= 1e-6] = np.inf
+    lengths[lengths <= ROUNDING] = np.inf
     return (vectors / lengths).astype(np.float32, copy=False)
 
 
@@ -281,39 +282,45 @@ _WORD = re.compile(r"\w{1,32}|[^\w\s]")
 _DIGIT = re.compile(r"\d")
 TIMES = np.zeros(512, np.float32)  # 1 + log of how often, by how often
 TIMES[1:] = 1 + np.log(np.arange(1, len(TIMES), dtype=np.float32))
+ROUNDING = 1e-6  # vectors that short are rounding errors
 MOST_WORDS = 2**14  # of each number of buckets, a few megabytes
 
 
-def _buckets(text: str, buckets: int) -> NDArray[np.int64]:
-    """The bucket of every word, pair of neighbours and character n-gram of the text."""
-    known = _words(buckets)
-    found = [known[word] for word in _WORD.findall(_DIGIT.sub("0", text.lower()))]
-    if not found:
-        return np.zeros(0, np.int64)
-    grams, written, starts = zip(*found, strict=True)
-    pairs = array("q", [crc % buckets for crc in map(zlib.crc32, written[1:], starts)])
-    return np.frombuffer(b"".join([*grams, pairs]), np.int64)
-
-
 class _Words(dict[str, tuple[bytes, bytes, int]]):
-    """Words seen: their buckets as bytes of int64, their UTF-8, the CRC of it and a space.
+    """Words seen: their numbers as bytes of int64, their UTF-8, the CRC of it and a space.
 
-    The bucket of a pair follows from the first word's CRC and the second's bytes. What is kept is
-    bounded; made anew it is the same.
+    A word and its character n-grams have the numbers that ``rows`` has for their buckets, below 0
+    where there is none; without ``rows`` the buckets' own. That of a pair follows from the first
+    word's CRC and the second's bytes. What is kept is bounded; made anew it is the same.
     """
 
-    def __init__(self, buckets: int) -> None:
+    def __init__(self, buckets: int, rows: Sequence[int] | None = None) -> None:
         self.buckets = buckets
+        self.rows = range(buckets) if rows is None else rows
+
+    def numbers(self, text: str) -> NDArray[np.int64]:
+        """The number of every word, pair of neighbours and character n-gram that has one."""
+        found = [self[word] for word in _WORD.findall(_DIGIT.sub("0", text.lower()))]
+        if not found:
+            return np.zeros(0, np.int64)
+        grams, written, starts = zip(*found, strict=True)
+        return np.frombuffer(
+            b"".join([*grams, self._known(map(zlib.crc32, written[1:], starts))]), np.int64
+        )
 
     def __missing__(self, word: str) -> tuple[bytes, bytes, int]:
         if len(self) >= MOST_WORDS:
             self.clear()
-        marked = f"<{word}>"
+        marked, written = f"<{word}>", word.encode()
         grams = (marked[i : i + n] for n in (3, 4, 5) for i in range(len(marked) - n + 1))
-        numbers = np.array([_bucket(gram, self.buckets) for gram in (word, *grams)], np.int64)
-        written = word.encode()
-        made = self[word] = numbers.tobytes(), written, zlib.crc32(written + b" ")
+        hashes = (zlib.crc32(gram.encode()) for gram in (word, *grams))
+        made = self[word] = self._known(hashes).tobytes(), written, zlib.crc32(written + b" ")
         return made
+
+    def _known(self, hashes: Iterable[int]) -> array[int]:
+        """The numbers of n-grams; a CRC is the same in every process, unlike ``hash``."""
+        rows, buckets = self.rows, self.buckets
+        return array("q", [row for crc in hashes if (row := rows[crc % buckets]) >= 0])
 
 
 _words = functools.lru_cache(maxsize=8)(_Words)
@@ -331,11 +338,6 @@ def _counted(values: NDArray[np.int64]) -> tuple[NDArray[np.int64], Vectors]:
     counts = ends + 1
     counts[1:] -= counts[:-1].copy()
     return ordered[ends], counts.astype(np.float32)
-
-
-def _bucket(gram: str, buckets: int) -> int:
-    """A hash that is the same in every process, unlike ``hash``."""
-    return zlib.crc32(gram.encode()) % buckets
 
 
 def _tf_idf(

@@ -265,8 +265,8 @@ def test_retry_after_beyond_the_timeout_is_not_waited_for() -> None:
 
 def test_retry_after_may_be_a_date() -> None:
     soon = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
-    assert 25 < (retry_after({"Retry-After": soon}) or 0) <= 30
-    assert retry_after({"Retry-After": "2"}) == 2
+    assert 25 < (retry_after({"retry-after": soon}) or 0) <= 30
+    assert retry_after({"retry-after": "2"}) == 2
     assert retry_after({"Retry-After": "whenever"}) is None
 
 

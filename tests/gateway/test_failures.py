@@ -69,7 +69,7 @@ def test_the_providers_code_and_type_are_kept() -> None:
 
 
 def test_retry_after_reaches_the_client() -> None:
-    error = from_response("far", 429, {"Retry-After": "7"}, b"").to_api_error()
+    error = from_response("far", 429, {"retry-after": "7"}, b"").to_api_error()
     assert (b"retry-after", b"7") in error.headers
 
 
@@ -100,13 +100,13 @@ def test_a_message_is_one_short_line() -> None:
 @pytest.mark.parametrize(
     ("headers", "seconds"),
     [
-        ({"Retry-After": "2"}, 2.0),
-        ({"Retry-After": "0.5"}, 0.5),
-        ({"Retry-After": "-3"}, 0.0),
-        ({"Retry-After": "nan"}, None),
-        ({"Retry-After": "inf"}, None),
-        ({"Retry-After": "whenever"}, None),
-        ({"retry-after-ms": "250", "Retry-After": "9"}, 0.25),
+        ({"retry-after": "2"}, 2.0),
+        ({"retry-after": "0.5"}, 0.5),
+        ({"retry-after": "-3"}, 0.0),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "inf"}, None),
+        ({"retry-after": "whenever"}, None),
+        ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
         ({}, None),
     ],
 )

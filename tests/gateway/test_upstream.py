@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -161,6 +162,11 @@ async def count_connections(stream: bool, requests: int) -> int:
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal connections
         connections += 1
+        with suppress(asyncio.IncompleteReadError):
+            await serve(reader, writer)
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while head := await reader.readuntil(b"\r\n\r\n"):
             await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split()[0]))
             if stream:
@@ -181,7 +187,7 @@ async def count_connections(stream: bool, requests: int) -> int:
         await asyncio.sleep(0.2)
     await upstream.close()
     server.close()
-    await asyncio.sleep(0)
+    await asyncio.sleep(0.05)
     return connections
 
 

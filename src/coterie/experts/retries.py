@@ -31,11 +31,12 @@ def delay(
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds that a server asks to be left alone for; None where it does not say.
 
-    ``retry-after-ms`` goes before ``Retry-After``, which is a number of seconds or a date.
+    ``headers`` has names in lower case, or takes any. ``retry-after-ms`` goes before
+    ``Retry-After``, which is a number of seconds or a date.
     """
     if (milliseconds := _number(headers.get("retry-after-ms"))) is not None:
         return milliseconds / 1000
-    said = headers.get("Retry-After")
+    said = headers.get("retry-after")
     if said is None or (seconds := _number(said)) is not None:
         return None if said is None else seconds
     try:

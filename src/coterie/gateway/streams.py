@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
-import aiohttp
-
+from coterie.gateway.connections import BadResponse, Response
 from coterie.gateway.entries import Tokens
 from coterie.gateway.events import EventTooLarge, Tally
 from coterie.gateway.failures import Failure, UpstreamError, failure
@@ -28,7 +27,7 @@ class StreamReply(Reply):
         self,
         upstream: HttpUpstream,
         out: Outgoing,
-        response: aiohttp.ClientResponse,
+        response: Response,
         tally: Tally,
         ready: bytes,
         key: str,
@@ -38,7 +37,7 @@ class StreamReply(Reply):
         super().__init__(tally.model, finish=tally.finish, pause=pause)
         self._upstream, self._out, self._response = upstream, out, response
         self._tally, self._ready, self._key, self._deadline = tally, ready, key, deadline
-        self._watch = _Watch(response.content)
+        self._watch = _Watch(response)
         self._seen = -1
         self._closed = False
 
@@ -78,7 +77,7 @@ class StreamReply(Reply):
             self._watch.extend(min(self._patience(), self._deadline.left()))
         try:
             return await self._watch.read()
-        except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
+        except (ConnectionError, BadResponse, TimeoutError) as error:
             if self._tally.complete:
                 return b""
             raise UpstreamError(self._told(error)) from None
@@ -113,7 +112,7 @@ class StreamReply(Reply):
             return
         self._closed = True
         self._watch.stop()
-        if self.tokens is not None and not self._response.content.is_eof():
+        if self.tokens is not None and not self._response.whole:
             self._upstream.linger(self._response)
         else:
             self._response.close()
@@ -122,10 +121,10 @@ class StreamReply(Reply):
 class _Watch:
     """Ends a read that waits too long; one timer for all reads of a stream, seldom moved."""
 
-    __slots__ = ("_content", "_due", "_loop", "_timer", "_waiting")
+    __slots__ = ("_due", "_loop", "_response", "_timer", "_waiting")
 
-    def __init__(self, content: aiohttp.StreamReader) -> None:
-        self._content = content
+    def __init__(self, response: Response) -> None:
+        self._response = response
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._due, self._waiting = 0.0, False
@@ -142,7 +141,7 @@ class _Watch:
         if self._timer is None:
             self._timer = self._loop.call_at(self._due, self._check)
         self._waiting = True
-        piece = await self._content.readany()
+        piece = await self._response.read()
         self._waiting = False
         return piece
 
@@ -159,4 +158,4 @@ class _Watch:
         if self._loop.time() < self._due - 1e-3:
             self._timer = self._loop.call_at(self._due, self._check)
         else:
-            self._content.set_exception(TimeoutError())
+            self._response.fail(TimeoutError())

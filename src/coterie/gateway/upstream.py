@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from functools import partial
 
-import aiohttp
 import msgspec
-from aiohttp import hdrs
-from aiohttp.abc import ResolveResult
-from yarl import URL
 
 from coterie.experts.openai import OpenAIExpert
 from coterie.experts.threads import PerLoop
+from coterie.gateway.connections import (
+    BadResponse,
+    Connections,
+    ConnectTimeout,
+    NotConnected,
+    Response,
+)
 from coterie.gateway.events import (
     LARGEST_EVENT,
     ChatTally,
@@ -24,7 +26,6 @@ from coterie.gateway.events import (
     Tally,
 )
 from coterie.gateway.failures import Failure, UpstreamError, failure, from_error, from_response
-from coterie.gateway.guard import barred
 from coterie.gateway.replies import FramedReply, Outgoing, Reply, Timeouts, Upstream
 from coterie.gateway.retries import RATES, Deadline, pause
 from coterie.gateway.shapes import read_whole, to_chunks, to_whole
@@ -37,9 +38,10 @@ LARGEST_REFUSAL = 64 << 10
 LINGER = 1.0  # seconds that a connection may take to end after [DONE]
 CHUNKED = frozenset({"/chat/completions", "/completions"})
 BOUNDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-FAULTS = (aiohttp.ClientError, ConnectionError, Malformed, EventTooLarge)
+FAULTS = (ConnectionError, BadResponse, Malformed, EventTooLarge)
 __all__ = ["HttpUpstream", "Outgoing", "Reply", "Timeouts", "Upstream"]
 NO_RESPONSE, BROKE_OFF = "the connection broke before an answer", "the answer broke off"
+SENT = {"content-type": "application/json", "accept-encoding": "identity"}
 SSE = (b"data:", b"event:", b":", b"id:", b"retry:")
 _TRUE = raw(True)
 _WITH_USAGE = raw({"include_usage": True})
@@ -68,21 +70,17 @@ class HttpUpstream:
         self.limit = expert.limit
         self.largest, self.largest_event = largest, largest_event
         self._expert = expert
-        self._session = PerLoop(partial(_open_session, private))
-        self._timeout = aiohttp.ClientTimeout(total=None, connect=self.timeouts.connect)
+        connect = self.timeouts.connect
+        self._connections = PerLoop(partial(Connections, expert.base_url, private, connect))
         self._model = raw(expert.model)
         given = expert.options.items()
         self._defaults = {name: raw(value) for name, value in given if name != "choices"}
-        self._urls: dict[str, URL] = {}
-        self._lingering: set[aiohttp.ClientResponse] = set()
 
     async def close(self) -> None:
         """Close the connections."""
-        for response in self._lingering:
-            response.close()
-        self._lingering.clear()
-        if session := self._session.pop():
-            await session.close()
+        if connections := self._connections.pop():
+            connections.close()
+            await asyncio.sleep(0)  # until they are
 
     async def open(self, out: Outgoing, deadline: Deadline) -> Reply:
         """Ask; returns when an answer is certain. Raises UpstreamError."""
@@ -101,24 +99,14 @@ class HttpUpstream:
         finally:
             timer.stop()
 
-    def linger(self, response: aiohttp.ClientResponse) -> None:
+    def linger(self, response: Response) -> None:
         """[DONE] came, but not yet the body's end, which frees the connection for others."""
-        self._lingering.add(response)
-        asyncio.get_running_loop().call_later(LINGER, self._let_go, response)
-
-    def _let_go(self, response: aiohttp.ClientResponse) -> None:
-        self._lingering.discard(response)
-        response.close()
+        asyncio.get_running_loop().call_later(LINGER, response.close)
 
     async def _ask(self, out: Outgoing, key: str, deadline: Deadline) -> Reply:
         try:
-            response = await self._session.get().post(
-                self._url(out.path),
-                data=self._body(out),
-                headers=self._headers(out, key),
-                timeout=self._timeout,
-                allow_redirects=False,
-            )
+            connections, headers = self._connections.get(), self._headers(out, key)
+            response = await connections.post(out.path, headers, self._body(out))
         except FAULTS as error:
             raise UpstreamError(self._told(error, "reset")) from None
         try:
@@ -133,7 +121,7 @@ class HttpUpstream:
             raise
 
     async def _whole(
-        self, out: Outgoing, response: aiohttp.ClientResponse, key: str, deadline: Deadline
+        self, out: Outgoing, response: Response, key: str, deadline: Deadline
     ) -> Reply:
         body = await self._read(response)
         if _head(body) == b"{":
@@ -148,9 +136,7 @@ class HttpUpstream:
             raise UpstreamError(failure("cut", f"{self.name}: {BROKE_OFF}"))
         return self._answer(out, to_whole(body), response, key)
 
-    def _answer(
-        self, out: Outgoing, body: bytes, response: aiohttp.ClientResponse, key: str
-    ) -> Reply:
+    def _answer(self, out: Outgoing, body: bytes, response: Response, key: str) -> Reply:
         """The reply that a whole body is, or the failure that it tells of."""
         whole = read_whole(body)
         if whole is not None and whole.failed():
@@ -162,12 +148,12 @@ class HttpUpstream:
         return Reply(whole.model or "", body, tokens, whole.finish(), rest)
 
     async def _stream(
-        self, out: Outgoing, response: aiohttp.ClientResponse, key: str, deadline: Deadline
+        self, out: Outgoing, response: Response, key: str, deadline: Deadline
     ) -> Reply:
-        content, tally = response.content, self._tally(out)
+        tally = self._tally(out)
         ready, head = b"", b""
         while not tally.content and not tally.over:
-            piece = await content.readany()
+            piece = await response.read()
             head = head or _head(piece)
             if head in (b"{", b"["):
                 return await self._framed(out, piece, response, key)
@@ -182,9 +168,7 @@ class HttpUpstream:
         rest = _pause(response, out)
         return StreamReply(self, out, response, tally, ready, key, deadline, rest)
 
-    async def _framed(
-        self, out: Outgoing, first: bytes, response: aiohttp.ClientResponse, key: str
-    ) -> Reply:
+    async def _framed(self, out: Outgoing, first: bytes, response: Response, key: str) -> Reply:
         """A whole answer although a stream was asked for: its events."""
         reply = self._answer(out, await self._read(response, first), response, key)
         if out.path not in CHUNKED or reply.body is None or reply.tokens is None:
@@ -192,13 +176,11 @@ class HttpUpstream:
         frames = to_chunks(reply.body, out.wants_usage)
         return FramedReply(frames, reply.model, reply.tokens, reply.finish, reply.pause)
 
-    async def _read(
-        self, response: aiohttp.ClientResponse, first: bytes = b"", most: int | None = None
-    ) -> bytes:
+    async def _read(self, response: Response, first: bytes = b"", most: int | None = None) -> bytes:
         """The rest of the body, within bounds."""
         most = self.largest if most is None else most
-        content, pieces, size = response.content, [first], len(first)
-        while not content.at_eof() and (piece := await content.readany()):
+        pieces, size = [first], len(first)
+        while piece := await response.read():
             pieces.append(piece)
             size += len(piece)
             if size > most:
@@ -206,7 +188,7 @@ class HttpUpstream:
                 raise UpstreamError(failure("wrong_shape", message))
         return b"".join(pieces)
 
-    async def _refusal(self, response: aiohttp.ClientResponse, key: str) -> Failure:
+    async def _refusal(self, response: Response, key: str) -> Failure:
         if response.status == 200:
             message = f"{self.name}: sent a compressed answer, which was not asked for"
             return failure("wrong_shape", message)
@@ -231,25 +213,20 @@ class HttpUpstream:
         return from_error(self.name, told or "failed", (key,))
 
     def _told(self, error: Exception, kind: str) -> Failure:
-        """What aiohttp and the parsers raise, as a failure of ours."""
-        if isinstance(error, aiohttp.ConnectionTimeoutError):
+        """What connections and parsers raise, as a failure."""
+        if isinstance(error, ConnectTimeout):
             return failure("timeout_connect", f"{self.name}: no connection in time")
-        if isinstance(error, aiohttp.ClientConnectorError):
+        if isinstance(error, NotConnected):
             return failure("refused", f"{self.name}: could not connect")
         if isinstance(error, EventTooLarge):
             return failure("wrong_shape", f"{self.name}: sent {error}")
-        if isinstance(error, Malformed | aiohttp.ClientResponseError):
+        if isinstance(error, Malformed | BadResponse):
             return failure("malformed", f"{self.name}: sent malformed data")
         return failure(kind, f"{self.name}: {NO_RESPONSE if kind == 'reset' else BROKE_OFF}")
 
     def _tally(self, out: Outgoing) -> Tally:
         kind = ResponsesTally if out.path == "/responses" else ChatTally
         return kind(out.wants_usage, self.largest_event, answers_to(out.fields))
-
-    def _url(self, path: str) -> URL:
-        if (url := self._urls.get(path)) is None:
-            url = self._urls[path] = URL(self._expert.base_url + path)
-        return url
 
     def _body(self, out: Outgoing) -> bytes:
         fields = {**self._defaults, **out.fields, "model": self._model}
@@ -269,19 +246,19 @@ class HttpUpstream:
         return "max_completion_tokens" if newer else "max_tokens"
 
     def _headers(self, out: Outgoing, key: str) -> dict[str, str]:
-        headers = {**out.headers, hdrs.CONTENT_TYPE: "application/json"}
-        headers[hdrs.ACCEPT_ENCODING] = "identity"
+        headers = {**out.headers, **SENT}
         if key:
-            headers[hdrs.AUTHORIZATION] = f"Bearer {key}"
+            headers["authorization"] = f"Bearer {key}"
         return headers
 
     def _key(self) -> str:
         """The expert's key, "" if it needs none."""
         if self._expert.api_key_env is None:
             return ""
-        if key := os.environ.get(self._expert.api_key_env, ""):
+        if (key := os.environ.get(self._expert.api_key_env, "").strip()) and key.isprintable():
             return key
-        message = f"{self.name}: its key is not set where the gateway runs"
+        wrong = "has a line break" if key else "is not set where the gateway runs"
+        message = f"{self.name}: its key {wrong}"
         raise UpstreamError(failure("auth", message))
 
 
@@ -290,11 +267,11 @@ def _head(body: bytes) -> bytes:
     return body[:1].strip() or body.lstrip()[:1]
 
 
-def _is_packed(response: aiohttp.ClientResponse) -> bool:
-    return response.headers.get(hdrs.CONTENT_ENCODING, "identity") != "identity"
+def _is_packed(response: Response) -> bool:
+    return response.headers.get("content-encoding", "identity") != "identity"
 
 
-def _pause(response: aiohttp.ClientResponse, out: Outgoing) -> float:
+def _pause(response: Response, out: Outgoing) -> float:
     headers = response.headers
     if not any(remaining in headers for remaining, _ in RATES):
         return 0.0
@@ -309,33 +286,6 @@ def _with_usage(options: msgspec.Raw | None) -> msgspec.Raw:
         return raw({**(_options.decode(options) or {}), "include_usage": True})
     except msgspec.DecodeError:
         return options
-
-
-class Resolver(aiohttp.ThreadedResolver):
-    """Looks a name up, and leaves out the addresses that it may not lead to."""
-
-    def __init__(self, private: bool) -> None:
-        super().__init__()
-        self._private = private
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        """See aiohttp; OSError where no address is left."""
-        found = await super().resolve(host, port, family)
-        kept = [one for one in found if not barred(one["host"], self._private)]
-        if not kept:
-            raise OSError(f"{host} leads to no address that is allowed")
-        return kept
-
-
-def _open_session(private: bool) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, resolver=Resolver(private)),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-        headers={"User-Agent": "coterie"},
-    )
 
 
 class _Timer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Self
 
@@ -50,6 +51,7 @@ class Linear(Router):
 
     def fit(self, records: Records) -> Self:
         """Solve the regressions in closed form; InputError for an unknown ``target``."""
+        self.__dict__.pop("_joined", None)
         require_rows(records)
         check_option("target", self.target, ("score", "gap"))
         texts = [q.text for q in records.queries]
@@ -71,11 +73,23 @@ class Linear(Router):
     def predict(self, queries: Sequence[Query]) -> Estimates:
         """Fitted values, quality clipped to [0, 1] and cost to at least 0."""
         self._check_fitted()
-        vectors = np.asarray(self.encoder_.encode([q.text for q in queries]), float)
-        quality = affine(vectors, self.quality_)
-        np.minimum(np.maximum(quality, 0.0, out=quality), 1.0, out=quality)
-        error = standard_error(vectors, self.axes_, self.variance_)
-        return Estimates(self.experts_, quality, predict_cost(vectors, self.cost_), error=error)
+        vectors = self.encoder_.encode([q.text for q in queries])
+        # one product: with one query each call to numpy costs more than what it computes
+        coefficients, intercepts, variance, noise = self._joined
+        values = vectors.dot(coefficients)
+        values += intercepts
+        count = len(self.experts_)
+        quality = np.minimum(np.maximum(values[:, :count], 0.0), 1.0)
+        cost = np.maximum(values[:, count : 2 * count], 0.0)
+        error = np.square(values[:, 2 * count :]).dot(variance)
+        error += noise
+        return Estimates(self.experts_, quality, cost, error=np.sqrt(error, out=error))
+
+    @functools.cached_property
+    def _joined(self) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """Coefficients and intercepts of quality, cost and axes; variances along the axes, of 1."""
+        joined = np.hstack([self.quality_, self.cost_, self.axes_])
+        return joined[:-1].copy(), joined[-1], self.variance_[:-1].copy(), self.variance_[-1]
 
 
 class Ridge(NamedTuple):

@@ -1,0 +1,378 @@
+"""Connections to one server, kept alive: HTTP/1.1 as httptools parses it, and no more than we need.
+
+A request is a POST with its length; a response is read as it comes, within bounds. What a general
+client does beyond that (redirects, cookies, proxies, decompression) experts have no use for, and a
+gateway pays for on every request: `benchmarks/gateway.py` has the figures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import socket
+import ssl
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, cast
+from urllib.parse import quote, urlsplit
+
+import httptools
+from aiohappyeyeballs import AddrInfoType, start_connection
+
+from coterie.gateway.guard import barred
+
+KEPT = 15.0  # seconds that a connection waits for another request
+LARGEST_HEAD = 1 << 16  # bytes that may come without the response getting on
+UNREAD = 1 << 17  # bytes of a body that wait before the server has to
+LOOKED_UP = 10.0  # seconds that a name's addresses are taken for granted
+STAGGER = 0.25  # seconds until the next address of a name is tried beside the first
+
+
+class NotConnected(ConnectionError):
+    """The server cannot be reached."""
+
+
+class ConnectTimeout(NotConnected):
+    """The server could not be reached in time."""
+
+
+class BadResponse(ValueError):
+    """What came is no HTTP."""
+
+
+class Connections:
+    """Connections to the server at ``url``, one for every request under way.
+
+    A connection is made within ``connect`` seconds, and never to an address that is ``barred``
+    (``private`` ones may be allowed). Belongs to one event loop.
+    """
+
+    def __init__(self, url: str, private: bool = True, connect: float = 10.0) -> None:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        self._host = host if host.isascii() else host.encode("idna").decode()
+        self._tls = parts.scheme == "https"
+        self._port = parts.port or (443 if self._tls else 80)
+        self._private, self._connect = private, connect
+        self._path = quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
+        place = parts.netloc.rpartition("@")[2]
+        name = place if place.isascii() else f"{self._host}:{self._port}"
+        self._head = f"host: {name}\r\nuser-agent: coterie\r\naccept: */*\r\n"
+        self._heads: dict[str, str] = {}
+        self._idle: list[_Connection] = []
+        self._busy: set[_Connection] = set()
+        self._addresses: tuple[float, list[AddrInfoType]] = (-LOOKED_UP, [])
+        self._loop = asyncio.get_running_loop()
+
+    async def post(self, path: str, headers: Mapping[str, str], body: bytes) -> Response:
+        """The response to a body, once its head has come; ``path`` is below the server's own.
+
+        Raises NotConnected, ConnectionError where the connection breaks, BadResponse, and
+        ValueError for a header that is none.
+        """
+        fields = [f"{name}: {value}\r\n" for name, value in headers.items()]
+        given = "".join(fields)
+        if given.count("\n") != len(fields) or given.count("\r") != len(fields):
+            raise ValueError("a header with a line break")
+        start = self._heads.get(path) or self._heads.setdefault(
+            path, f"POST {self._path}{path} HTTP/1.1\r\n{self._head}"
+        )
+        head = f"{start}{given}content-length: {len(body)}\r\n\r\n".encode("latin-1", "replace")
+        connection = self._kept() or await self._made()
+        return await connection.ask(head, body)
+
+    def close(self) -> None:
+        """Break all connections, those under way too."""
+        for connection in [*self._idle, *self._busy]:
+            connection.abort()
+
+    def _kept(self) -> _Connection | None:
+        """An idle connection, the one used last."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable():
+                self._busy.add(connection)
+                return connection
+            connection.abort()
+        return None
+
+    def keep(self, connection: _Connection) -> None:
+        """The connection is free for another request."""
+        self._busy.discard(connection)
+        if not self._idle:
+            self._loop.call_later(KEPT, self._sweep)
+        connection.since = self._loop.time()
+        self._idle.append(connection)
+
+    def forget(self, connection: _Connection) -> None:
+        """The connection is gone."""
+        self._busy.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    def _sweep(self) -> None:
+        """Close what nobody has used for long."""
+        due = self._loop.time() - KEPT
+        for connection in [one for one in self._idle if one.since <= due]:
+            connection.abort()
+        if self._idle:
+            self._loop.call_at(self._idle[0].since + KEPT, self._sweep)
+
+    async def _made(self) -> _Connection:
+        try:
+            async with asyncio.timeout(self._connect):
+                sock = await start_connection(
+                    await self._resolved(), happy_eyeballs_delay=STAGGER, interleave=1
+                )
+                return await self._speaking(sock)
+        except TimeoutError:
+            raise ConnectTimeout(f"no connection within {self._connect:g} s") from None
+        except OSError as error:
+            raise NotConnected(str(error)) from None
+
+    async def _speaking(self, sock: socket.socket) -> _Connection:
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            secure: dict[str, Any] = {"ssl": _context(), "server_hostname": self._host}
+            _, made = await self._loop.create_connection(
+                lambda: _Connection(self, self._loop), sock=sock, **(secure if self._tls else {})
+            )
+        except BaseException:
+            sock.close()
+            raise
+        self._busy.add(made)
+        return made
+
+    async def _resolved(self) -> list[AddrInfoType]:
+        """The addresses of the host that may be connected to; raises OSError where none is."""
+        since, known = self._addresses
+        if self._loop.time() < since + LOOKED_UP:
+            return known
+        found = await self._loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        kept = [one for one in found if not barred(str(one[4][0]), self._private)]
+        if not kept:
+            raise OSError(f"{self._host} leads to no address that is allowed")
+        self._addresses = self._loop.time(), cast(list[AddrInfoType], kept)
+        return self._addresses[1]
+
+
+@functools.cache
+def _context() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+class Response:
+    """A response under way: status and headers (names in lower case, the first of each counts).
+
+    ``whole`` says that the body's end has come, ``ended`` that it has been read up to there.
+    """
+
+    __slots__ = (
+        "_connection", "_error", "_paused", "_pieces", "_size", "_waiter", "headers", "status",
+        "whole",
+    )  # fmt: skip
+
+    def __init__(self, connection: _Connection) -> None:
+        self._connection: _Connection | None = connection
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.whole = self._paused = False
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._error: BaseException | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def ended(self) -> bool:
+        """The whole body has been read."""
+        return self.whole and not self._pieces
+
+    async def read(self) -> bytes:
+        """What has come of the body, at least a byte; empty at its end.
+
+        Raises ConnectionError where it breaks off, BadResponse where it is malformed, and what it
+        was made to ``fail`` with.
+        """
+        while not self._pieces:
+            if self.whole:
+                return b""
+            if self._error is not None:
+                raise self._error
+            await self.arrival()
+        piece = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces, self._size = [], 0
+        if self._paused:
+            self.hold(False)
+        return piece
+
+    async def arrival(self) -> None:
+        """Return when something new is known."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    async def begun(self) -> None:
+        """Return when the head has come; raises what ``read`` does."""
+        while not self.status:
+            if self._error is not None:
+                raise self._error
+            await self.arrival()
+
+    def fail(self, error: BaseException) -> None:
+        """Have the reader raise this, once it has read what came before the body's end."""
+        if not self.whole and self._error is None:
+            self._error = error
+            self.wake()
+
+    def close(self) -> None:
+        """Break the connection off, unless the body is whole."""
+        if self._connection is not None:
+            self._connection.abort()
+
+    # -- for the connection
+
+    def fed(self, piece: bytes) -> None:
+        """More of the body."""
+        self._pieces.append(piece)
+        self._size += len(piece)
+        if self._size > UNREAD and not self._paused:
+            self.hold(True)
+        self.wake()
+
+    def finished(self) -> None:
+        """The body is whole; the connection is another's from now on."""
+        self.whole, self._connection = True, None
+        self.wake()
+
+    def hold(self, paused: bool) -> None:
+        """Have the server wait, or not any more."""
+        self._paused = paused
+        if self._connection is not None:
+            self._connection.hold(paused)
+
+    def wake(self) -> None:
+        """There is something to look at."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class _Connection(asyncio.Protocol):
+    """One connection and the response under way on it; see httptools for the parser's calls."""
+
+    def __init__(self, owner: Connections, loop: asyncio.AbstractEventLoop) -> None:
+        self._owner, self._loop = owner, loop
+        self._parser = httptools.HttpResponseParser(self)
+        self._response: Response | None = None
+        self._held = 0  # bytes since the response last got on
+        self._headed = self._bounded = self._stray = False
+        self.since = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def usable(self) -> bool:
+        """Nothing speaks against another request."""
+        fresh = self._loop.time() < self.since + KEPT
+        return fresh and not self._stray and not self._transport.is_closing()
+
+    async def ask(self, head: bytes, body: bytes) -> Response:
+        """Send a request; its response, once the head has come."""
+        self._response = response = Response(self)
+        self._headed, self._held = False, 0
+        self._transport.write(head + body if len(body) < UNREAD else head)
+        if len(body) >= UNREAD:
+            self._transport.write(body)
+        try:
+            await response.begun()
+        except BaseException:
+            self.abort()
+            raise
+        return response
+
+    def abort(self) -> None:
+        """Break it off."""
+        self._owner.forget(self)
+        self._response = None
+        self._transport.abort()
+
+    def hold(self, paused: bool) -> None:
+        """Read nothing, or go on."""
+        with suppress(RuntimeError):  # it is closing
+            self._transport.pause_reading() if paused else self._transport.resume_reading()
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio."""
+        if self._response is None:
+            self.abort()  # nobody asked
+            return
+        self._held += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._broken(BadResponse(str(error)))
+            return
+        if self._held > LARGEST_HEAD:
+            self._broken(BadResponse(f"a head of more than {LARGEST_HEAD} bytes"))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """See asyncio."""
+        response = self._response
+        if error is None and response is not None and self._headed and not self._bounded:
+            response.finished()  # the connection's end is the body's
+        self._broken(ConnectionResetError("the connection was lost"))
+
+    def _broken(self, error: Exception) -> None:
+        if self._response is not None:
+            self._response.fail(error)
+        self.abort()
+
+    def on_message_begin(self) -> None:
+        """See httptools."""
+        self._stray = self._response is None
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """See httptools."""
+        if self._response is None or self._headed:  # trailers say nothing
+            return
+        known = self._response.headers
+        known.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
+
+    def on_headers_complete(self) -> None:
+        """See httptools."""
+        response, status = self._response, self._parser.get_status_code()
+        if response is None:
+            return
+        if status < 200:
+            response.headers.clear()
+            return
+        self._headed, self._held = True, 0
+        headers = response.headers
+        chunked = headers.get("transfer-encoding", "").lower().endswith("chunked")
+        self._bounded = chunked or "content-length" in headers
+        response.status = status
+        response.wake()
+
+    def on_body(self, body: bytes) -> None:
+        """See httptools."""
+        self._held = 0
+        if self._response is not None:
+            self._response.fed(body)
+
+    def on_message_complete(self) -> None:
+        """See httptools."""
+        response = self._response
+        if response is None or not self._headed:
+            return
+        self._response = None
+        response.finished()
+        if self._parser.should_keep_alive():
+            self.hold(False)
+            self._owner.keep(self)
+        else:
+            self._owner.forget(self)
+            self._transport.close()

@@ -1,0 +1,298 @@
+"""HTTP to experts: what comes in which form, and what becomes of the connection."""
+
+import asyncio
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, cast
+
+import pytest
+
+from coterie.gateway import connections as module
+from coterie.gateway.connections import (
+    BadResponse,
+    Connections,
+    ConnectTimeout,
+    NotConnected,
+    Response,
+)
+
+OK = b"HTTP/1.1 200 OK\r\n"
+WHOLE = OK + b"content-length: 2\r\n\r\nhi"
+Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Server:
+    """Answers the requests of each connection with ``answers``, each a list of pieces; then ends.
+
+    ``made`` counts connections, ``asked`` has heads and bodies.
+    """
+
+    def __init__(self, *answers: list[bytes], hang: bool = False) -> None:
+        self.answers, self.hang = answers, hang
+        self.made, self.asked = 0, list[bytes]()
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.made += 1
+        for pieces in self.answers:
+            try:
+                head = await reader.readuntil(b"\r\n\r\n")
+            except asyncio.IncompleteReadError:
+                break
+            length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+            self.asked.append(head + await reader.readexactly(length))
+            for piece in pieces:
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(0.01)
+        if self.hang:
+            await reader.read()
+
+
+def run(server: Answer, client: Callable[[Connections], Awaitable[Any]], **options: Any) -> Any:
+    handlers: set[asyncio.Task[None]] = set()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handlers.add(cast(asyncio.Task[None], asyncio.current_task()))
+        with suppress(ConnectionError):
+            await server(reader, writer)
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+    async def main() -> Any:
+        listening = await asyncio.start_server(handle, "127.0.0.1", 0)
+        port = listening.sockets[0].getsockname()[1]
+        connections = Connections(f"http://127.0.0.1:{port}/v1", **options)
+        try:
+            return await asyncio.wait_for(client(connections), 10)
+        finally:
+            connections.close()
+            listening.close()
+            await asyncio.wait_for(asyncio.gather(*handlers), 5)
+
+    return asyncio.run(main())
+
+
+async def body_of(response: Response) -> bytes:
+    body = b""
+    while piece := await response.read():
+        body += piece
+    assert response.ended
+    return body
+
+
+async def asked(connections: Connections, body: bytes = b"{}") -> bytes:
+    return await body_of(await connections.post("/chat", {"x-one": "1"}, body))
+
+
+def test_a_request_has_its_length_its_host_and_the_headers_given() -> None:
+    server = Server([WHOLE])
+    assert run(server, asked) == b"hi"
+    head, _, body = server.asked[0].partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /v1/chat HTTP/1.1\r\nhost: 127.0.0.1:")
+    assert b"\r\nx-one: 1\r\n" in head
+    assert body == b"{}"
+
+
+FORMS = {
+    "cut anywhere": [bytes([byte]) for byte in WHOLE],
+    "chunked": [OK + b"transfer-encoding: chunked\r\n\r\n1\r\nh\r\n", b"1\r\ni\r\n0\r\n\r\n"],
+    "trailers": [OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nx-more: 1\r\n\r\n"],
+    "until the end": [OK + b"content-type: text/plain\r\n\r\nh", b"i"],
+    "http/1.0": [b"HTTP/1.0 200 OK\r\n\r\nhi"],
+    "early hints": [b"HTTP/1.1 103 Early Hints\r\nx: 1\r\n\r\n", WHOLE],
+    "continue": [b"HTTP/1.1 100 Continue\r\n\r\n" + WHOLE],
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_body_comes_in_many_forms(form: str) -> None:
+    assert run(Server(FORMS[form]), asked) == b"hi"
+
+
+BROKEN: dict[str, tuple[list[bytes], type[Exception]]] = {
+    "nothing": ([], ConnectionError),
+    "no HTTP": ([b"SSH-2.0-x\r\n"], BadResponse),
+    "half a head": ([OK], ConnectionError),
+    "half a body": ([OK + b"content-length: 9\r\n\r\nhi"], ConnectionError),
+    "half a chunk": ([OK + b"transfer-encoding: chunked\r\n\r\n9\r\nhi"], ConnectionError),
+    "no size of a chunk": ([OK + b"transfer-encoding: chunked\r\n\r\nhi\r\n"], BadResponse),
+    "two lengths": ([OK + b"content-length: 1\r\ncontent-length: 2\r\n\r\nhi"], BadResponse),
+    "another protocol": (
+        [b"HTTP/1.1 101 Switching\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n"],
+        BadResponse,
+    ),
+    "an endless head": ([OK + b"x: " + b"a" * 300_000], BadResponse),
+    "endless headers": ([OK + b"x: 1\r\n" * 50_000], BadResponse),
+}
+
+
+@pytest.mark.parametrize("form", BROKEN)
+def test_what_is_no_whole_response_is_an_error(form: str) -> None:
+    pieces, error = BROKEN[form]
+    with pytest.raises(error):
+        run(Server(pieces), asked)
+
+
+def test_a_connection_is_used_again() -> None:
+    async def twice(connections: Connections) -> None:
+        assert await asked(connections) == await asked(connections) == b"hi"
+
+    server = Server([WHOLE], [WHOLE])
+    run(server, twice)
+    assert server.made == 1
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        [WHOLE.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")],
+        [b"HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nhi"],
+        [WHOLE + WHOLE],  # what nobody asked for must not answer the next request
+        [WHOLE, WHOLE],
+    ],
+    ids=["closed", "http/1.0", "two at once", "one more"],
+)
+def test_a_connection_that_may_not_be_used_again_is_not(first: list[bytes]) -> None:
+    async def twice(connections: Connections) -> None:
+        assert await asked(connections) == b"hi"
+        await asyncio.sleep(0.05)
+        assert await asked(connections) == b"hi"
+
+    server = Server(first, [OK + b"content-length: 3\r\n\r\nbad"])
+    run(server, twice)
+    assert server.made == 2
+
+
+def test_a_connection_that_was_idle_for_long_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KEPT", 0.05)
+
+    async def client(connections: Connections) -> None:
+        await asked(connections)
+        await asyncio.sleep(0.2)
+        assert not connections._idle
+        await asked(connections)
+
+    server = Server([WHOLE], [WHOLE])
+    run(server, client)
+    assert server.made == 2
+
+
+def test_requests_at_once_have_connections_of_their_own() -> None:
+    async def client(connections: Connections) -> None:
+        assert await asyncio.gather(*[asked(connections) for _ in range(5)]) == [b"hi"] * 5
+        await asked(connections)
+
+    server = Server([WHOLE], [WHOLE])
+    run(server, client)
+    assert server.made == 5
+
+
+def test_a_server_waits_while_nobody_reads() -> None:
+    big = b"x" * (64 << 20)
+    sent: list[int] = []
+
+    async def server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n{}")
+        writer.write(OK + b"content-length: %d\r\n\r\n" % len(big))
+        for start in range(0, len(big), 1 << 20):
+            writer.write(big[start : start + (1 << 20)])
+            await writer.drain()
+            sent.append(start)
+
+    async def client(connections: Connections) -> None:
+        response = await connections.post("/chat", {}, b"{}")
+        await asyncio.sleep(0.3)
+        assert len(sent) < 40
+        assert len(await body_of(response)) == len(big)
+
+    run(server, client)
+
+
+def test_closing_a_response_breaks_the_connection_off() -> None:
+    gone = asyncio.Event()
+
+    async def server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n{}")
+        writer.write(OK + b"content-length: 9\r\n\r\nhi")
+        await reader.read()
+        gone.set()
+
+    async def client(connections: Connections) -> None:
+        response = await connections.post("/chat", {}, b"{}")
+        response.close()
+        await asyncio.wait_for(gone.wait(), 5)
+
+    run(server, client)
+
+
+def test_a_request_that_is_cancelled_breaks_the_connection_off() -> None:
+    async def client(connections: Connections) -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asked(connections), 0.1)
+        assert not connections._idle
+        assert not connections._busy
+
+    run(Server([], hang=True), client)
+
+
+def test_what_a_reader_is_made_to_fail_with_comes_after_what_was_there() -> None:
+    async def client(connections: Connections) -> None:
+        response = await connections.post("/chat", {}, b"{}")
+        await asyncio.sleep(0.05)
+        response.fail(TimeoutError())
+        assert await response.read() == b"hi"
+        with pytest.raises(TimeoutError):
+            await response.read()
+
+    run(Server([OK + b"content-length: 9\r\n\r\nhi"], hang=True), client)
+
+
+def test_a_reset_is_a_connection_error() -> None:
+    async def server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n{}")
+        linger = struct.pack("ii", 1, 0)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        writer.transport.abort()
+
+    with pytest.raises(ConnectionError):
+        run(server, asked)
+
+
+def test_nobody_listening_is_told_apart() -> None:
+    async def client(_: Connections) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            nobody = Connections(f"http://127.0.0.1:{probe.getsockname()[1]}")
+            with pytest.raises(NotConnected):
+                await asked(nobody)
+
+    run(Server(), client)
+
+
+def test_a_connection_that_takes_too_long_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(*args: Any, **options: Any) -> socket.socket:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    monkeypatch.setattr(module, "start_connection", never)
+    with pytest.raises(ConnectTimeout):
+        run(Server(), asked, connect=0.05)
+
+
+def test_a_name_that_leads_to_a_private_address_is_not_connected_to() -> None:
+    async def client(_: Connections) -> None:
+        with pytest.raises(NotConnected, match="no address that is allowed"):
+            await asked(Connections("http://localhost:1/v1", private=False))
+
+    run(Server(), client)
+
+
+def test_headers_take_no_line_breaks() -> None:
+    async def client(connections: Connections) -> None:
+        with pytest.raises(ValueError, match="line break"):
+            await connections.post("/chat", {"x": "1\r\nhost: evil"}, b"{}")
+
+    run(Server(), client)
