@@ -266,9 +266,14 @@ def readable(texts: Sequence[str]) -> list[str]:
     """The texts cut to ``MAX_CHARACTERS``, lone surrogates replaced (UTF-8 has none)."""
     if isinstance(texts, str):
         raise TypeError(f"expected a sequence of texts, got one: {texts[:40]!r}; pass [text]")
-    half = MAX_CHARACTERS // 2
-    cut = (t if len(t) <= MAX_CHARACTERS else f"{t[:half]} {t[-half:]}" for t in texts)
-    return [text.encode("utf-8", "replace").decode() for text in cut]
+    return [_readable(text) for text in texts]
+
+
+def _readable(text: str) -> str:
+    if len(text) > MAX_CHARACTERS:
+        half = MAX_CHARACTERS // 2
+        text = f"{text[:half]} {text[-half:]}"
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _unit(vectors: Vectors) -> Vectors:
@@ -283,15 +288,17 @@ _DIGIT = re.compile(r"\d")
 TIMES = np.zeros(512, np.float32)  # 1 + log of how often, by how often
 TIMES[1:] = 1 + np.log(np.arange(1, len(TIMES), dtype=np.float32))
 ROUNDING = 1e-6  # vectors that short are rounding errors
-MOST_WORDS = 2**14  # of each number of buckets, a few megabytes
+MOST_KEPT, LONGEST_KEPT = 2**14, 40  # parts of texts and their characters: some megabytes
 
 
 class _Words(dict[str, tuple[bytes, bytes, int]]):
-    """Words seen: their numbers as bytes of int64, their UTF-8, the CRC of it and a space.
+    """What stands between white space, as seen before.
 
-    A word and its character n-grams have the numbers that ``rows`` has for their buckets, below 0
-    where there is none; without ``rows`` the buckets' own. That of a pair follows from the first
-    word's CRC and the second's bytes. What is kept is bounded; made anew it is the same.
+    Kept are the numbers of its n-grams as bytes of int64, the UTF-8 of its first word and the CRC
+    of its last one and a space. A word, its character n-grams and a pair of neighbours have the
+    numbers that ``rows`` has for their buckets, below 0 where there is none; without ``rows`` the
+    buckets' own. That of a pair follows from the first word's CRC and the second's bytes. What is
+    kept is bounded; made anew it is the same.
     """
 
     def __init__(self, buckets: int, rows: Sequence[int] | None = None) -> None:
@@ -300,27 +307,38 @@ class _Words(dict[str, tuple[bytes, bytes, int]]):
 
     def numbers(self, text: str) -> NDArray[np.int64]:
         """The number of every word, pair of neighbours and character n-gram that has one."""
-        found = [self[word] for word in _WORD.findall(_DIGIT.sub("0", text.lower()))]
-        if not found:
+        if not (found := [self[part] for part in text.lower().split()]):
             return np.zeros(0, np.int64)
-        grams, written, starts = zip(*found, strict=True)
-        return np.frombuffer(
-            b"".join([*grams, self._known(map(zlib.crc32, written[1:], starts))]), np.int64
-        )
+        grams, firsts, lasts = zip(*found, strict=True)
+        pairs = self._known(map(zlib.crc32, firsts[1:], lasts))
+        return np.frombuffer(b"".join([*grams, pairs]), np.int64)
 
-    def __missing__(self, word: str) -> tuple[bytes, bytes, int]:
-        if len(self) >= MOST_WORDS:
-            self.clear()
-        marked, written = f"<{word}>", word.encode()
-        grams = (marked[i : i + n] for n in (3, 4, 5) for i in range(len(marked) - n + 1))
-        hashes = (zlib.crc32(gram.encode()) for gram in (word, *grams))
-        made = self[word] = self._known(hashes).tobytes(), written, zlib.crc32(written + b" ")
+    def __missing__(self, part: str) -> tuple[bytes, bytes, int]:
+        plain = _DIGIT.sub("0", part)
+        if plain != part:
+            return self[plain]
+        words = _WORD.findall(part)
+        written = [word.encode() for word in words]
+        lasts = [zlib.crc32(word + b" ") for word in written]
+        hashes = [zlib.crc32(gram.encode()) for word in words for gram in _grams(word)]
+        hashes += map(zlib.crc32, written[1:], lasts)
+        made = self._known(hashes).tobytes(), written[0], lasts[-1]
+        if len(part) <= LONGEST_KEPT:
+            if len(self) >= MOST_KEPT:
+                self.clear()
+            self[part] = made
         return made
 
     def _known(self, hashes: Iterable[int]) -> array[int]:
         """The numbers of n-grams; a CRC is the same in every process, unlike ``hash``."""
         rows, buckets = self.rows, self.buckets
         return array("q", [row for crc in hashes if (row := rows[crc % buckets]) >= 0])
+
+
+def _grams(word: str) -> list[str]:
+    """The word and its runs of three, four and five characters, ends marked."""
+    marked = f"<{word}>"
+    return [word, *[marked[i : i + n] for n in (3, 4, 5) for i in range(len(marked) - n + 1)]]
 
 
 _words = functools.lru_cache(maxsize=8)(_Words)

@@ -44,7 +44,8 @@ class Connections:
     """Connections to the server at ``url``, one for every request under way.
 
     A connection is made within ``connect`` seconds, and never to an address that is ``barred``
-    (``private`` ones may be allowed). Belongs to one event loop.
+    (``private`` ones may be allowed). Belongs to the event ``loop`` that it
+    is made in.
     """
 
     def __init__(self, url: str, private: bool = True, connect: float = 10.0) -> None:
@@ -62,7 +63,7 @@ class Connections:
         self._idle: list[_Connection] = []
         self._busy: set[_Connection] = set()
         self._addresses: tuple[float, list[AddrInfoType]] = (-LOOKED_UP, [])
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
 
     async def post(self, path: str, headers: Mapping[str, str], body: bytes) -> Response:
         """The response to a body, once its head has come; ``path`` is below the server's own.
@@ -100,8 +101,8 @@ class Connections:
         """The connection is free for another request."""
         self._busy.discard(connection)
         if not self._idle:
-            self._loop.call_later(KEPT, self._sweep)
-        connection.since = self._loop.time()
+            self.loop.call_later(KEPT, self._sweep)
+        connection.since = self.loop.time()
         self._idle.append(connection)
 
     def forget(self, connection: _Connection) -> None:
@@ -112,11 +113,11 @@ class Connections:
 
     def _sweep(self) -> None:
         """Close what nobody has used for long."""
-        due = self._loop.time() - KEPT
+        due = self.loop.time() - KEPT
         for connection in [one for one in self._idle if one.since <= due]:
             connection.abort()
         if self._idle:
-            self._loop.call_at(self._idle[0].since + KEPT, self._sweep)
+            self.loop.call_at(self._idle[0].since + KEPT, self._sweep)
 
     async def _made(self) -> _Connection:
         try:
@@ -134,8 +135,8 @@ class Connections:
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             secure: dict[str, Any] = {"ssl": _context(), "server_hostname": self._host}
-            _, made = await self._loop.create_connection(
-                lambda: _Connection(self, self._loop), sock=sock, **(secure if self._tls else {})
+            _, made = await self.loop.create_connection(
+                lambda: _Connection(self, self.loop), sock=sock, **(secure if self._tls else {})
             )
         except BaseException:
             sock.close()
@@ -146,13 +147,13 @@ class Connections:
     async def _resolved(self) -> list[AddrInfoType]:
         """The addresses of the host that may be connected to; raises OSError where none is."""
         since, known = self._addresses
-        if self._loop.time() < since + LOOKED_UP:
+        if self.loop.time() < since + LOOKED_UP:
             return known
-        found = await self._loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        found = await self.loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
         kept = [one for one in found if not barred(str(one[4][0]), self._private)]
         if not kept:
             raise OSError(f"{self._host} leads to no address that is allowed")
-        self._addresses = self._loop.time(), cast(list[AddrInfoType], kept)
+        self._addresses = self.loop.time(), cast(list[AddrInfoType], kept)
         return self._addresses[1]
 
 
@@ -170,12 +171,13 @@ class Response:
     """
 
     __slots__ = (
-        "_connection", "_error", "_paused", "_pieces", "_size", "_waiter", "headers", "status",
-        "whole",
+        "_connection", "_error", "_loop", "_paused", "_pieces", "_size", "_waiter", "headers",
+        "status", "whole",
     )  # fmt: skip
 
-    def __init__(self, connection: _Connection) -> None:
+    def __init__(self, connection: _Connection, loop: asyncio.AbstractEventLoop) -> None:
         self._connection: _Connection | None = connection
+        self._loop = loop
         self.status = 0
         self.headers: dict[str, str] = {}
         self.whole = self._paused = False
@@ -209,7 +211,7 @@ class Response:
 
     async def arrival(self) -> None:
         """Return when something new is known."""
-        self._waiter = asyncio.get_running_loop().create_future()
+        self._waiter = self._loop.create_future()
         try:
             await self._waiter
         finally:
@@ -282,7 +284,7 @@ class _Connection(asyncio.Protocol):
 
     async def ask(self, head: bytes, body: bytes) -> Response:
         """Send a request; its response, once the head has come."""
-        self._response = response = Response(self)
+        self._response = response = Response(self, self._loop)
         self._headed, self._held = False, 0
         self._transport.write(head + body if len(body) < UNREAD else head)
         if len(body) >= UNREAD:

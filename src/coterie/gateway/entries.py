@@ -9,13 +9,14 @@ from typing import Any
 import msgspec
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32
+_PAIRS = [one + other for one in _ALPHABET for other in _ALPHABET]
 
 
 def new_id(prefix: str, clock: float | None = None) -> str:
     """A fresh identifier that sorts by time: 10 characters of milliseconds, 16 of chance."""
     milliseconds = int((time.time() if clock is None else clock) * 1000)
     number = (milliseconds << 80) | int.from_bytes(os.urandom(10), "big")
-    digits = [_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5)]
+    digits = [_PAIRS[(number >> shift) & 1023] for shift in range(120, -1, -10)]
     return prefix + "".join(digits)
 
 

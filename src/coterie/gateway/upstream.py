@@ -87,9 +87,10 @@ class HttpUpstream:
         key = self._key()
         usual = self.timeouts.first if out.stream else self.timeouts.whole
         seconds = min(usual, deadline.left())
-        timer = _Timer(seconds)
+        connections = self._connections.get()
+        timer = _Timer(seconds, connections.loop)
         try:
-            return await self._ask(out, key, deadline)
+            return await self._ask(connections, out, key, deadline)
         except (TimeoutError, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and not timer.late():
                 raise
@@ -103,10 +104,11 @@ class HttpUpstream:
         """[DONE] came, but not yet the body's end, which frees the connection for others."""
         asyncio.get_running_loop().call_later(LINGER, response.close)
 
-    async def _ask(self, out: Outgoing, key: str, deadline: Deadline) -> Reply:
+    async def _ask(
+        self, connections: Connections, out: Outgoing, key: str, deadline: Deadline
+    ) -> Reply:
         try:
-            connections, headers = self._connections.get(), self._headers(out, key)
-            response = await connections.post(out.path, headers, self._body(out))
+            response = await connections.post(out.path, self._headers(out, key), self._body(out))
         except FAULTS as error:
             raise UpstreamError(self._told(error, "reset")) from None
         try:
@@ -296,11 +298,11 @@ class _Timer:
 
     __slots__ = ("_before", "_fired", "_handle", "_task")
 
-    def __init__(self, seconds: float) -> None:
-        task = asyncio.current_task()
+    def __init__(self, seconds: float, loop: asyncio.AbstractEventLoop) -> None:
+        task = asyncio.current_task(loop)
         assert task is not None
         self._task, self._before, self._fired = task, task.cancelling(), False
-        self._handle = asyncio.get_running_loop().call_later(seconds, self._fire)
+        self._handle = loop.call_later(seconds, self._fire)
 
     def _fire(self) -> None:
         self._fired = True
