@@ -173,7 +173,8 @@ class _Request:
         exchange = self._exchange
         assert exchange is not None
         if asked.stream and self._live.heartbeat:
-            self._heart = _Heart(self._live.heartbeat, self._begin_stream, self._send)
+            loop = self._task.get_loop()
+            self._heart = _Heart(self._live.heartbeat, loop, self._begin_stream, self._send)
         delivery = await exchange.begin(forwarded(self._headers))
         if self._heart is not None:
             await self._heart.settled()
@@ -261,10 +262,16 @@ class _Request:
 class _Heart:
     """Comments that keep a silent stream open, from ``seconds`` on."""
 
-    def __init__(self, seconds: float, begin: Callable[[], Awaitable[None]], send: Send) -> None:
+    def __init__(
+        self,
+        seconds: float,
+        loop: asyncio.AbstractEventLoop,
+        begin: Callable[[], Awaitable[None]],
+        send: Send,
+    ) -> None:
         self._seconds, self._begin, self._send = seconds, begin, send
         self._task: asyncio.Task[None] | None = None
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._start)
+        self._timer = loop.call_later(seconds, self._start)
 
     def _start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._beat())

@@ -55,6 +55,11 @@ class EventParser:
             self._keep(rest)
         return events
 
+    @property
+    def between(self) -> bool:
+        """No event has begun that is not over."""
+        return not self._parts and not self._after_cr
+
     def rest(self) -> list[bytes]:
         """The last event of a stream that ended without an empty line."""
         event, self._parts = b"".join(self._parts), []
@@ -224,6 +229,10 @@ class Tally:
 
     def feed(self, piece: bytes) -> bytes:
         """What is to be passed on of ``piece`` and the rest before it."""
+        usual = piece.startswith(self._before) and piece.endswith(b"\n\n")
+        if usual and self._parser.between and self._alike(piece[:-2]):  # as most pieces are
+            self.count += 1
+            return piece
         return self._pass(self._parser.feed(piece))
 
     def end(self) -> bytes:
@@ -256,7 +265,7 @@ class Tally:
             plain = text.decode().isprintable()
         except UnicodeDecodeError:
             return False
-        self.size += len(text)
+        self.size += len(text) if plain else 0
         return plain
 
     def _take(self, data: bytes, name: bytes) -> bool:
