@@ -243,7 +243,7 @@ class LexicalEncoder(Encoder):
         """The text's vector of shape (dim,)."""
         # few steps: with one short text each call to numpy costs more than what it computes
         counts = np.bincount(self._known_words.numbers(text))
-        (rows,) = counts.nonzero()
+        (rows,) = counts.astype(bool).nonzero()
         counts = counts.take(rows)
         try:
             times = TIMES.take(counts)

@@ -45,14 +45,14 @@ class Utility:
 
         Plain numbers: for one query and a few experts arrays cost more than they save.
         """
-        quality, cost = estimates.quality[0].tolist(), estimates.cost[0].tolist()
+        (quality,), (cost,) = estimates.quality.tolist(), estimates.cost.tolist()
         price = self.willingness_to_pay
         if math.isinf(price):
             utility = quality
         else:
             utility = [price * q - c for q, c in zip(quality, cost, strict=True)]
-        places = range(len(quality))
-        order = sorted(places, key=lambda j: (-utility[j], cost[j], j))
+        ranks = sorted(zip([-u for u in utility], cost, range(len(cost)), strict=True))
+        order = [j for _, _, j in ranks]
         if self.composition == "cascade":
             order = cheap_first(np.array(order), estimates.cost[0])
         experts = tuple([estimates.experts[j] for j in order])
