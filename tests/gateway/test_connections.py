@@ -1,10 +1,14 @@
 """HTTP to experts: what comes in which form, and what becomes of the connection."""
 
 import asyncio
+import shutil
 import socket
+import ssl
 import struct
+import subprocess
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -50,7 +54,12 @@ class Server:
             await reader.read()
 
 
-def run(server: Answer, client: Callable[[Connections], Awaitable[Any]], **options: Any) -> Any:
+def run(
+    server: Answer,
+    client: Callable[[Connections], Awaitable[Any]],
+    tls: ssl.SSLContext | None = None,
+    **options: Any,
+) -> Any:
     handlers: set[asyncio.Task[None]] = set()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -62,7 +71,7 @@ def run(server: Answer, client: Callable[[Connections], Awaitable[Any]], **optio
             await writer.wait_closed()
 
     async def main() -> Any:
-        listening = await asyncio.start_server(handle, "127.0.0.1", 0)
+        listening = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=tls)
         port = listening.sockets[0].getsockname()[1]
         connections = Connections(f"http://127.0.0.1:{port}/v1", **options)
         try:
@@ -296,3 +305,40 @@ def test_headers_take_no_line_breaks() -> None:
             await connections.post("/chat", {"x": "1\r\nhost: evil"}, b"{}")
 
     run(Server(), client)
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate for localhost that signs itself, and its key."""
+    if (openssl := shutil.which("openssl")) is None:
+        pytest.skip("openssl is not installed, which makes the certificate")
+    made, key = folder / "server.pem", folder / "server.key"
+    command = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    command += ["-nodes", "-days", "1", "-subj", "/CN=localhost", "-keyout", str(key)]
+    names = ["-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run([*command, *names, "-out", str(made)], check=True, capture_output=True)
+    return made, key
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_certificate_is_checked(
+    known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, key = certificate(tmp_path)
+    if known:
+        monkeypatch.setenv("SSL_CERT_FILE", str(made))
+    monkeypatch.setattr(module, "_context", module._context.__wrapped__)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(made, key)
+
+    async def client(connections: Connections) -> bytes:
+        secure = Connections(f"https://localhost:{connections._port}/v1")
+        try:
+            return await asked(secure)
+        finally:
+            secure.close()
+
+    if known:
+        assert run(Server([WHOLE]), client, tls=context) == b"hi"
+    else:
+        with pytest.raises(NotConnected, match="CERTIFICATE_VERIFY_FAILED"):
+            run(Server([WHOLE]), client, tls=context)
