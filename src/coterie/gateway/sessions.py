@@ -29,7 +29,7 @@ class Sessions:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.seconds, self._ledger, self._clock = seconds, ledger, clock
-        self._known: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        self._known: OrderedDict[str, tuple[str, float, float]] = OrderedDict()  # when: used, told
 
     @staticmethod
     def name(key: str, asked: Asked) -> str:
@@ -43,7 +43,8 @@ class Sessions:
 
         What is not known here another replica may know, or this one before it was started anew.
         """
-        found = self._known.get(name)
+        known = self._known.get(name)
+        found = None if known is None else known[:2]
         if found is None and self._ledger is not None:
             with suppress(StoreDown):
                 row = await self._ledger.get_session(name)
@@ -53,12 +54,14 @@ class Sessions:
         return found[0]
 
     def put(self, name: str, expert: str) -> None:
-        """Remember who answered, and tell the other replicas of a change."""
+        """Remember who answered; tell the other replicas of a change, and before they forget."""
         before = self._known.get(name)
-        now = self._clock()
-        self._known[name] = (expert, now)
+        now = told = self._clock()
+        if before is not None and before[0] == expert and now - before[2] < self.seconds / 2:
+            told = before[2]
+        self._known[name] = (expert, now, told)
         self._known.move_to_end(name)
         if len(self._known) > MOST:
             self._known.popitem(last=False)
-        if self._ledger is not None and (before is None or before[0] != expert):
+        if self._ledger is not None and told == now:
             self._ledger.put_session(name, expert, now)
