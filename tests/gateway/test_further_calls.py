@@ -41,9 +41,10 @@ def further(
     async def main(world: World) -> None:
         key = await bearer(world, budget=budget)
         first, *others = experts
-        stream = experts[first] == "hang"
+        stream = experts[first] in ("hang", "truncated-stream")
         more = {"max_tokens": BOUND, "stream": stream, **({} if model else {"models": others})}
-        answer = await world.ask(model or first, key, **more)
+        wish = {"coterie": {"mid_stream": "restart"}} if stream else {}
+        answer = await world.ask(model or first, key, **more, **wish)
         if answer.status == 429:
             assert answer.error["code"] == "insufficient_quota"
         await world.gateway.ledger.flush()
@@ -89,6 +90,17 @@ def test_so_is_an_expert_of_a_composition(tmp_path: Path, budget: float, asked: 
     )
     assert (status, sorted(who)) == (200, ["long-length"] * asked + ["ok"])
     assert ("budget" in row.constraints, row.cost <= budget) == (asked == 1, True)
+
+
+@pytest.mark.parametrize(("budget", "asked"), [(0.03, 1), (0.06, 2)])
+def test_a_stream_begins_again_elsewhere_where_the_budget_holds_it(
+    tmp_path: Path, budget: float, asked: int
+) -> None:
+    experts = {"ann": "truncated-stream", "bob": "ok"}
+    status, row, who = further(tmp_path, experts, budget)
+    assert who == ["truncated-stream", "ok"][:asked]
+    assert (status, row.attempts[0].kind) == (200, "cut")
+    assert row.error == ("cut" if asked == 1 else "")
 
 
 @pytest.mark.parametrize("budget", [0.021, 0.1])

@@ -64,6 +64,13 @@ def test_an_unknown_price_is_barred_or_free() -> None:
     assert Prices().of("local") is None
 
 
+def test_the_worst_case_thinks_where_that_is_dearer_and_asks_the_dearest() -> None:
+    rates = {"a": Rates(1.0, 2.0), "b": Rates(1.0, 2.0, reasoning=3.0), "c": Rates(9.0, 0.0)}
+    tariffs = Tariffs(Prices(rates))
+    worst = [tariffs.worst("abc", Tokens(1, 10), together) for together in (1, 2, 3)]
+    assert worst == [31.0, 52.0, 61.0]
+
+
 def test_published_prices_are_looked_up_again_after_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
