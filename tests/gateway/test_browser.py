@@ -20,6 +20,7 @@ from coterie.gateway.building import Gateway
 from coterie.gateway.server import application, bind
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+from axe_playwright_python.sync_playwright import Axe  # noqa: E402
 from playwright.sync_api import Browser, Page, expect  # noqa: E402
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -308,3 +309,22 @@ def test_a_reload_that_is_refused_says_why(browser: Browser, site: Site, tmp_pat
         expect(page.locator("#status-region")).not_to_contain_text("refused:")
     assert len(site.faults) == 1
     assert "409" in site.faults[0]
+
+
+WIDTHS = [(1440, "light"), (1440, "dark"), (390, "light"), (390, "dark")]
+
+
+@pytest.mark.parametrize(("width", "scheme"), WIDTHS)
+def test_an_audit_finds_nothing_that_keeps_anybody_out(
+    browser: Browser, site: Site, width: int, scheme: str
+) -> None:
+    put(site.gateway, entry(1, "a", "ann", 1.0), entry(2, "b", "bob", 0.5))
+    size: Any = {"width": width, "height": 900}
+    with opened(browser, site, bypass_csp=True, viewport=size, color_scheme=scheme) as page:
+        assert ask(page) == "ann says so"
+        page.click("#new-key summary")
+        audits = [Axe().run(page)]
+        page.locator("a[data-decision]").first.click()
+        expect(page.locator("#dialog")).to_contain_text("What would flip it")
+        audits.append(Axe().run(page))
+    assert "".join(a.generate_report() for a in audits if a.violations_count) == ""

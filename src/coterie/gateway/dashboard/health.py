@@ -9,7 +9,7 @@ from coterie.gateway.building import Gateway
 from coterie.gateway.dashboard.nodes import Node, badge, element, number, seconds, table
 
 HEAD = (
-    "expert", "state", "in memory", "failures", "",
+    "expert", "state", "in memory", "failures", "change",
     "answers", "failed tries", "mean latency", "under way", "in line", "cost",
 )  # fmt: skip
 STATES = {"closed": "good", "open": "bad", "half-open": "warn", "limited": "warn"}

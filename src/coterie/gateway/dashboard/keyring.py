@@ -14,7 +14,8 @@ STATES = {"active": "good", "revoked": "bad", "expired": "warn"}
 def keyring(keys: Sequence[Mapping[str, Any]], teams: Sequence[Mapping[str, Any]]) -> list[Node]:
     """The tables of keys and of teams."""
     head = (
-        "key", "prefix", "state", "", "limits", "team", "experts", "expires", "spent", "of budget",
+        "key", "prefix", "state", "change", "limits", "team", "experts", "expires", "spent",
+        "of budget",
     )  # fmt: skip
     order = sorted(keys, key=lambda key: (key["state"] != "active", -key["created"]))
     made: list[Node] = [table("Keys", head, [_key(key) for key in order], 8, "no key yet")]

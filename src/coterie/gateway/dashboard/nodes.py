@@ -78,7 +78,8 @@ def table(
         element("thead", element("tr", *heads)),
         element("tbody", *lines),
     )
-    return element("div", made, class_="wide", tabindex=0, role="region", aria_label=caption)
+    label = f"table: {caption}"  # a section of the page may have the caption's name
+    return element("div", made, class_="wide", tabindex=0, role="region", aria_label=label)
 
 
 def facts(pairs: Mapping[str, Node | None]) -> Element:
