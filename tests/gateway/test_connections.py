@@ -237,6 +237,17 @@ def test_closing_a_response_breaks_the_connection_off() -> None:
     run(server, client)
 
 
+def test_whoever_waits_hears_that_all_connections_are_closed() -> None:
+    async def client(connections: Connections) -> None:
+        waiting = asyncio.ensure_future(asked(connections))
+        await asyncio.sleep(0.05)
+        connections.close()
+        with pytest.raises(ConnectionAbortedError):
+            await asyncio.wait_for(waiting, 5)
+
+    run(Server([], hang=True), client)
+
+
 def test_a_request_that_is_cancelled_breaks_the_connection_off() -> None:
     async def client(connections: Connections) -> None:
         with pytest.raises(TimeoutError):

@@ -85,7 +85,7 @@ class Connections:
     def close(self) -> None:
         """Break all connections, those under way too."""
         for connection in [*self._idle, *self._busy]:
-            connection.abort()
+            connection.broken(ConnectionAbortedError("the connection was closed"))
 
     def _kept(self) -> _Connection | None:
         """An idle connection, the one used last."""
@@ -316,19 +316,20 @@ class _Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._broken(BadResponse(str(error)))
+            self.broken(BadResponse(str(error)))
             return
         if self._held > LARGEST_HEAD:
-            self._broken(BadResponse(f"a head of more than {LARGEST_HEAD} bytes"))
+            self.broken(BadResponse(f"a head of more than {LARGEST_HEAD} bytes"))
 
     def connection_lost(self, error: Exception | None) -> None:
         """See asyncio."""
         response = self._response
         if error is None and response is not None and self._headed and not self._bounded:
             response.finished()  # the connection's end is the body's
-        self._broken(ConnectionResetError("the connection was lost"))
+        self.broken(ConnectionResetError("the connection was lost"))
 
-    def _broken(self, error: Exception) -> None:
+    def broken(self, error: Exception) -> None:
+        """Break it off; whoever reads the response hears why."""
         if self._response is not None:
             self._response.fail(error)
         self.abort()
