@@ -12,7 +12,7 @@ from coterie.gateway.asked import Asked
 from coterie.gateway.ledger import Ledger
 from coterie.gateway.ledger_writer import StoreDown
 
-MOST = 100_000  # conversations remembered here
+MOST = 20_000  # conversations remembered here, some megabytes; the ledger has all
 
 
 class Sessions:
