@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import uvloop
 
 from coterie.gateway import connections as module
 from coterie.gateway.connections import (
@@ -25,6 +26,12 @@ from coterie.gateway.connections import (
 OK = b"HTTP/1.1 200 OK\r\n"
 WHOLE = OK + b"content-length: 2\r\n\r\nhi"
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(params=LOOPS, autouse=True)
+def loop_factory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LOOPS, "now", LOOPS[request.param])
 
 
 class Server:
@@ -64,7 +71,7 @@ def run(
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         handlers.add(cast(asyncio.Task[None], asyncio.current_task()))
-        with suppress(ConnectionError):
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
             await server(reader, writer)
         writer.close()
         with suppress(ConnectionError):
@@ -81,15 +88,16 @@ def run(
             listening.close()
             await asyncio.wait_for(asyncio.gather(*handlers), 5)
 
-    return asyncio.run(main())
+    with asyncio.Runner(loop_factory=LOOPS["now"]) as runner:
+        return runner.run(main())
 
 
 async def body_of(response: Response) -> bytes:
-    body = b""
+    pieces = []
     while piece := await response.read():
-        body += piece
+        pieces.append(piece)
     assert response.ended
-    return body
+    return b"".join(pieces)
 
 
 async def asked(connections: Connections, body: bytes = b"{}") -> bytes:
@@ -126,6 +134,15 @@ BROKEN: dict[str, tuple[list[bytes], type[Exception]]] = {
     "no HTTP": ([b"SSH-2.0-x\r\n"], BadResponse),
     "half a head": ([OK], ConnectionError),
     "half a body": ([OK + b"content-length: 9\r\n\r\nhi"], ConnectionError),
+    "half a chunk, told late": (
+        [OK + b"transfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n"],
+        ConnectionError,
+    ),
+    "length and chunks": (
+        [OK + b"transfer-encoding: chunked\r\ncontent-length: 2\r\n\r\n2\r\nhi\r\n0\r\n\r\n"],
+        BadResponse,
+    ),
+    "endless hints": ([b"HTTP/1.1 103 Early Hints\r\n\r\n" * 9_000 + WHOLE], BadResponse),
     "half a chunk": ([OK + b"transfer-encoding: chunked\r\n\r\n9\r\nhi"], ConnectionError),
     "no size of a chunk": ([OK + b"transfer-encoding: chunked\r\n\r\nhi\r\n"], BadResponse),
     "two lengths": ([OK + b"content-length: 1\r\ncontent-length: 2\r\n\r\nhi"], BadResponse),
@@ -187,6 +204,126 @@ def test_a_connection_that_was_idle_for_long_is_closed(monkeypatch: pytest.Monke
     server = Server([WHOLE], [WHOLE])
     run(server, client)
     assert server.made == 2
+
+
+def test_one_timer_looks_after_all_idle_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KEPT", 0.1)
+    swept: list[float] = []
+
+    async def client(connections: Connections) -> None:
+        sweep = connections._sweep
+
+        def counted() -> None:
+            swept.append(0.0)
+            sweep()
+
+        monkeypatch.setattr(connections, "_sweep", counted)
+        until = connections.loop.time() + 0.5
+        while connections.loop.time() < until:
+            await asked(connections)
+
+    run(Server(*[[WHOLE]] * 1000), client)
+    assert 0 < len(swept) <= 6
+
+
+def closing(times: list[int], after: float) -> Answer:
+    """Answers one request of each connection, and ends it at the next or so much later."""
+
+    async def server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        times.append(0)
+        await reader.readuntil(b"\r\n\r\n{}")
+        writer.write(WHOLE)
+        await reader.readuntil(b"\r\n\r\n{}")
+        await asyncio.sleep(after)
+
+    return server
+
+
+def test_a_request_that_meets_a_connection_that_was_closed_is_sent_again() -> None:
+    async def client(connections: Connections) -> None:
+        assert await asked(connections) == await asked(connections) == b"hi"
+
+    made: list[int] = []
+    run(closing(made, 0.0), client)
+    assert len(made) == 2
+
+
+def test_a_server_that_had_time_to_begin_is_not_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "UNHEARD", 0.05)
+
+    async def client(connections: Connections) -> None:
+        await asked(connections)
+        with pytest.raises(ConnectionError):
+            await asked(connections)
+
+    made: list[int] = []
+    run(closing(made, 0.1), client)
+    assert len(made) == 1
+
+
+def test_a_server_that_answers_in_part_is_not_asked_again() -> None:
+    async def client(connections: Connections) -> None:
+        await asked(connections)
+        with pytest.raises(ConnectionError):
+            await asked(connections)
+
+    server = Server([WHOLE], [b"HTTP"])
+    run(server, client)
+    assert server.made == 1
+
+
+def test_a_connection_on_which_a_request_was_not_read_is_not_used_again() -> None:
+    async def server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno")
+        await writer.drain()
+        await gone.wait()
+
+    gone = asyncio.Event()
+
+    async def client(connections: Connections) -> None:
+        assert await asked(connections, b"x" * (32 << 20)) == b"no"
+        assert not connections._idle
+        assert not connections._busy
+        gone.set()
+
+    run(server, client)
+
+
+def test_requests_under_way_end_when_the_connections_are_closed() -> None:
+    async def client(connections: Connections) -> None:
+        task = asyncio.ensure_future(asked(connections))
+        await asyncio.sleep(0.05)
+        connections.close()
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(task, 2)
+
+    run(Server([], hang=True), client)
+
+
+def test_a_name_is_looked_up_once_for_all_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+
+    async def client(connections: Connections) -> None:
+        known = await connections._looked_up()
+        connections._addresses = (-60.0, [])
+
+        async def slow() -> Any:
+            looked.append("")
+            await asyncio.sleep(0.05)
+            return known
+
+        monkeypatch.setattr(connections, "_looked_up", slow)
+        one = asyncio.ensure_future(asked(connections))
+        rest = [asyncio.ensure_future(asked(connections)) for _ in range(20)]
+        await asyncio.sleep(0.01)
+        one.cancel()
+        assert await asyncio.gather(*rest) == [b"hi"] * 20
+
+    run(Server([WHOLE]), client)
+    assert len(looked) == 1
 
 
 def test_requests_at_once_have_connections_of_their_own() -> None:

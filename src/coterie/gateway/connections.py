@@ -26,6 +26,7 @@ LARGEST_HEAD = 1 << 16  # bytes that may come without the response getting on
 UNREAD = 1 << 17  # bytes of a body that wait before the server has to
 LOOKED_UP = 10.0  # seconds that a name's addresses are taken for granted
 STAGGER = 0.25  # seconds until the next address of a name is tried beside the first
+UNHEARD = 1.0  # seconds in which a server that closed a kept connection may be told of
 
 
 class NotConnected(ConnectionError):
@@ -38,6 +39,10 @@ class ConnectTimeout(NotConnected):
 
 class BadResponse(ValueError):
     """What came is no HTTP."""
+
+
+class _Unheard(ConnectionResetError):
+    """The server closed a connection that was kept, and has answered nothing."""
 
 
 class Connections:
@@ -62,12 +67,15 @@ class Connections:
         self._heads: dict[str, str] = {}
         self._idle: list[_Connection] = []
         self._busy: set[_Connection] = set()
+        self._sweeper: asyncio.TimerHandle | None = None
         self._addresses: tuple[float, list[AddrInfoType]] = (-LOOKED_UP, [])
+        self._lookup: asyncio.Task[list[AddrInfoType]] | None = None
         self.loop = asyncio.get_running_loop()
 
     async def post(self, path: str, headers: Mapping[str, str], body: bytes) -> Response:
         """The response to a body, once its head has come; ``path`` is below the server's own.
 
+        Sent again where a kept connection turns out to be closed: the server has not answered it.
         Raises NotConnected, ConnectionError where the connection breaks, BadResponse, and
         ValueError for a header that is none.
         """
@@ -79,13 +87,23 @@ class Connections:
             path, f"POST {self._path}{path} HTTP/1.1\r\n{self._head}"
         )
         head = f"{start}{given}content-length: {len(body)}\r\n\r\n".encode("latin-1", "replace")
-        connection = self._kept() or await self._made()
+        if (connection := self._kept()) is not None:
+            try:
+                return await connection.ask(head, body)
+            except _Unheard:
+                pass
+        connection = await self._made()
         return await connection.ask(head, body)
 
     def close(self) -> None:
-        """Break all connections, those under way too."""
+        """Break all connections; requests under way end with ConnectionError."""
         for connection in [*self._idle, *self._busy]:
             connection.broken(ConnectionAbortedError("the connection was closed"))
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        if self._lookup is not None:
+            self._lookup.cancel()
 
     def _kept(self) -> _Connection | None:
         """An idle connection, the one used last."""
@@ -100,8 +118,8 @@ class Connections:
     def keep(self, connection: _Connection) -> None:
         """The connection is free for another request."""
         self._busy.discard(connection)
-        if not self._idle:
-            self.loop.call_later(KEPT, self._sweep)
+        if self._sweeper is None:
+            self._sweeper = self.loop.call_later(KEPT, self._sweep)
         connection.since = self.loop.time()
         self._idle.append(connection)
 
@@ -113,11 +131,12 @@ class Connections:
 
     def _sweep(self) -> None:
         """Close what nobody has used for long."""
+        self._sweeper = None
         due = self.loop.time() - KEPT
         for connection in [one for one in self._idle if one.since <= due]:
             connection.abort()
         if self._idle:
-            self.loop.call_at(self._idle[0].since + KEPT, self._sweep)
+            self._sweeper = self.loop.call_at(self._idle[0].since + KEPT, self._sweep)
 
     async def _made(self) -> _Connection:
         try:
@@ -149,12 +168,24 @@ class Connections:
         since, known = self._addresses
         if self.loop.time() < since + LOOKED_UP:
             return known
+        if self._lookup is None or self._lookup.done():  # one for all who wait
+            self._lookup = self.loop.create_task(self._looked_up())
+            self._lookup.add_done_callback(_heed)
+        return await asyncio.shield(self._lookup)
+
+    async def _looked_up(self) -> list[AddrInfoType]:
         found = await self.loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
         kept = [one for one in found if not barred(str(one[4][0]), self._private)]
         if not kept:
             raise OSError(f"{self._host} leads to no address that is allowed")
         self._addresses = self.loop.time(), cast(list[AddrInfoType], kept)
         return self._addresses[1]
+
+
+def _heed(task: asyncio.Task[Any]) -> None:
+    """Its error is nobody's if all who waited have left."""
+    if not task.cancelled():
+        task.exception()
 
 
 @functools.cache
@@ -231,7 +262,7 @@ class Response:
             self.wake()
 
     def close(self) -> None:
-        """Break the connection off, unless the body is whole."""
+        """Break the connection off, unless the body is whole: who reads gets ConnectionError."""
         if self._connection is not None:
             self._connection.abort()
 
@@ -271,7 +302,7 @@ class _Connection(asyncio.Protocol):
         self._response: Response | None = None
         self._held = 0  # bytes since the response last got on
         self._headed = self._bounded = self._stray = False
-        self.since = 0.0
+        self.since = self._asked = 0.0  # when it was kept, and asked
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio."""
@@ -284,8 +315,10 @@ class _Connection(asyncio.Protocol):
 
     async def ask(self, head: bytes, body: bytes) -> Response:
         """Send a request; its response, once the head has come."""
+        if self._transport.is_closing():  # before it was of use
+            raise ConnectionResetError("the server closed the connection at once")
         self._response = response = Response(self, self._loop)
-        self._headed, self._held = False, 0
+        self._headed, self._held, self._asked = False, 0, self._loop.time()
         self._transport.write(head + body if len(body) < UNREAD else head)
         if len(body) >= UNREAD:
             self._transport.write(body)
@@ -299,7 +332,9 @@ class _Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Break it off."""
         self._owner.forget(self)
-        self._response = None
+        response, self._response = self._response, None
+        if response is not None:
+            response.fail(ConnectionAbortedError("the connection was broken off"))
         self._transport.abort()
 
     def hold(self, paused: bool) -> None:
@@ -326,7 +361,13 @@ class _Connection(asyncio.Protocol):
         response = self._response
         if error is None and response is not None and self._headed and not self._bounded:
             response.finished()  # the connection's end is the body's
-        self.broken(ConnectionResetError("the connection was lost"))
+        kind = _Unheard if self._unheard() else ConnectionResetError
+        self.broken(kind("the connection was lost"))
+
+    def _unheard(self) -> bool:
+        """The server had closed the connection, or was about to, when it was asked."""
+        quick = self._loop.time() < self._asked + UNHEARD
+        return quick and self.since > 0 and not self._headed and not self._held
 
     def broken(self, error: Exception) -> None:
         """Break it off; whoever reads the response hears why."""
@@ -342,8 +383,10 @@ class _Connection(asyncio.Protocol):
         """See httptools."""
         if self._response is None or self._headed:  # trailers say nothing
             return
-        known = self._response.headers
-        known.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
+        known, key = self._response.headers, name.decode("latin-1").lower()
+        text = value.decode("latin-1")
+        if known.setdefault(key, text) is not text and key == "transfer-encoding":
+            known[key] += f", {text}"
 
     def on_headers_complete(self) -> None:
         """See httptools."""
@@ -373,9 +416,9 @@ class _Connection(asyncio.Protocol):
             return
         self._response = None
         response.finished()
-        if self._parser.should_keep_alive():
+        sent = not self._transport.get_write_buffer_size()  # else the server let the rest lie
+        if sent and self._parser.should_keep_alive():
             self.hold(False)
             self._owner.keep(self)
         else:
-            self._owner.forget(self)
-            self._transport.close()
+            self.abort()
