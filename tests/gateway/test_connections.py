@@ -292,17 +292,6 @@ def test_a_connection_on_which_a_request_was_not_read_is_not_used_again() -> Non
     run(server, client)
 
 
-def test_requests_under_way_end_when_the_connections_are_closed() -> None:
-    async def client(connections: Connections) -> None:
-        task = asyncio.ensure_future(asked(connections))
-        await asyncio.sleep(0.05)
-        connections.close()
-        with pytest.raises(ConnectionError):
-            await asyncio.wait_for(task, 2)
-
-    run(Server([], hang=True), client)
-
-
 def test_a_name_is_looked_up_once_for_all_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
 
@@ -465,6 +454,33 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     names = ["-addext", "subjectAltName=DNS:localhost"]
     subprocess.run([*command, *names, "-out", str(made)], check=True, capture_output=True)
     return made, key
+
+
+def test_a_request_may_be_cancelled_at_any_step_to_a_secure_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, key = certificate(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(made))
+    monkeypatch.setattr(module, "_context", module._context.__wrapped__)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(made, key)
+
+    async def client(connections: Connections) -> None:
+        secure = Connections(f"https://localhost:{connections._port}/v1")
+        await secure._resolved()
+        for steps in range(40):
+            task = asyncio.ensure_future(asked(secure))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            if not task.done():
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+        assert await asked(secure) == b"hi"
+        assert not secure._busy
+        secure.close()
+
+    run(Server([WHOLE]), client, tls=context)
 
 
 @pytest.mark.parametrize("known", [True, False])

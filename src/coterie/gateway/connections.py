@@ -151,14 +151,17 @@ class Connections:
             raise NotConnected(str(error)) from None
 
     async def _speaking(self, sock: socket.socket) -> _Connection:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        secure: dict[str, Any] = {}
+        if self._tls:
+            secure = {"ssl": _context(), "server_hostname": self._host}
         try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            secure: dict[str, Any] = {"ssl": _context(), "server_hostname": self._host}
             _, made = await self.loop.create_connection(
-                lambda: _Connection(self, self.loop), sock=sock, **(secure if self._tls else {})
+                lambda: _Connection(self, self.loop), sock=sock, **secure
             )
         except BaseException:
-            sock.close()
+            with suppress(OSError):  # asyncio closes it at its end, and not if it is closed already
+                sock.shutdown(socket.SHUT_RDWR)
             raise
         self._busy.add(made)
         return made
