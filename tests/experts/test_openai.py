@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 
 import coterie
+from coterie.errors import InputError
 from coterie.experts.base import Price
 from coterie.experts.hosts import Worker
 from coterie.experts.openai import OpenAIExpert
@@ -402,3 +403,22 @@ def test_a_cancelled_call_gives_its_slot_back() -> None:
 
 def test_it_can_be_used_in_one_event_loop_after_another() -> None:
     assert {complete(answering((200, ANSWER))).text for _ in range(2)} == {"hello there"}
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("http://host:99999/v1", "http or https address"),
+        ("http://host:port/v1", "http or https address"),
+        ("http://a..b/v1", "http or https address"),
+        ("http:///v1", "http or https address"),
+        ("ftp://host/v1", "http or https address"),
+        ("https://host/v1?api-version=1", "without"),
+        ("https://me:hunter2@host/v1", "api_key_env"),
+    ],
+)
+def test_an_address_that_is_none_is_refused_without_its_secrets(url: str, why: str) -> None:
+    with pytest.raises(InputError, match=why) as caught:
+        OpenAIExpert("it", base_url=url, model="m")
+    assert "hunter2" not in str(caught.value)
+    assert OpenAIExpert("it", base_url="http://[::1]:8000/v1", model="m").base_url

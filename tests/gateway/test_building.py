@@ -214,6 +214,8 @@ def test_private_experts_are_for_gateways_of_this_machine(tmp_path: Path) -> Non
     build(str(path), None, None).ledger.close()
     build(str(path), None, None, host="0.0.0.0", private_addresses=True).ledger.close()
     assert barred("93.184.216.34", private=False) == ""
+    assert barred("::1", private=True) == ""
+    assert barred("::1", private=False)
     assert is_loopback("127.0.0.9")
     assert is_loopback("::1")
     assert not is_loopback("0.0.0.0")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -55,9 +56,7 @@ class OpenAIExpert(PushingExpert):
         options: Mapping[str, Any] | None = None,
     ) -> None:
         check_limits(timeout, slots, retries)
-        if not isinstance(base_url, str) or not base_url.startswith(("http://", "https://")):
-            message = f"expected an http or https address, got {base_url!r}"
-            raise InputError(message, field="base_url")
+        check_url(base_url)
         self.name, self.base_url, self.model = name, base_url.rstrip("/"), model
         self.api_key_env, self.price, self.timeout = api_key_env, price, timeout
         self.slots, self.retries, self.options = slots, retries, dict(options or {})
@@ -250,6 +249,22 @@ class _Reply:
                 self.text += piece
                 if self.emit:
                     self.emit(piece)
+
+
+def check_url(url: object) -> None:
+    """Raise InputError unless this is the address of a server, and nothing more."""
+    try:
+        parts = urlsplit(url) if isinstance(url, str) else None
+        host = parts.hostname.encode("idna") if parts and parts.hostname else b""
+        known = parts is not None and parts.port != 0 and parts.scheme in ("http", "https")
+    except ValueError:  # a port that is none, or a label of a name
+        parts = None
+    if parts is None or not host or not known:
+        raise InputError(f"expected an http or https address, got {url!r}", field="base_url")
+    if parts.username is not None:  # the message does not repeat it
+        raise InputError("an address with a user; a key belongs in api_key_env", field="base_url")
+    if parts.query or parts.fragment:
+        raise InputError(f"expected an address without ? and #, got {url!r}", field="base_url")
 
 
 def _open_session() -> aiohttp.ClientSession:

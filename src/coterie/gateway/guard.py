@@ -118,7 +118,7 @@ def barred(address: str, private: bool) -> str:
     ip = _within(ip)
     if ip.is_link_local or ip == ipaddress.ip_address("fd00:ec2::254"):
         return "a link-local address"
-    if ip.is_multicast or ip.is_unspecified or ip.is_reserved:
+    if ip.is_multicast or ip.is_unspecified or (ip.is_reserved and not ip.is_loopback):  # ::1
         return "no address of a server"
     if not private and not ip.is_global:
         return "a private address"
