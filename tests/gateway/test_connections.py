@@ -384,6 +384,23 @@ def test_a_request_that_is_cancelled_breaks_the_connection_off() -> None:
     run(Server([], hang=True), client)
 
 
+def test_a_request_cancelled_as_its_answer_comes_leaves_the_next_one_alone() -> None:
+    async def client(connections: Connections) -> None:
+        await asked(connections)
+        (connection,) = connections._idle
+        first = asyncio.ensure_future(connections.post("/chat", {}, b"{}"))
+        await asyncio.sleep(0)
+        connection.data_received(WHOLE)  # as if it came just before the cancellation
+        second = asyncio.ensure_future(asked(connections))
+        first.cancel()
+        assert await second == b"hi"
+        assert not connections._busy
+
+    server = Server([WHOLE], [], [WHOLE])
+    run(server, client)
+    assert server.made == 1
+
+
 def test_what_a_reader_is_made_to_fail_with_comes_after_what_was_there() -> None:
     async def client(connections: Connections) -> None:
         response = await connections.post("/chat", {}, b"{}")

@@ -328,7 +328,7 @@ class _Connection(asyncio.Protocol):
         try:
             await response.begun()
         except BaseException:
-            self.abort()
+            response.close()  # by now the connection may be another's
             raise
         return response
 
