@@ -1,6 +1,7 @@
 """Requests that never arrive as a whole, on a server with little patience."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
@@ -103,3 +104,8 @@ def test_nonsense_is_counted_and_fills_no_log(caplog: pytest.LogCaptureFixture) 
     assert talk(nonsense).startswith(b"HTTP/1.1 400 ")
     assert Protocol.refused["invalid_http"] == before + 1
     assert not caplog.records
+
+
+def test_that_holds_as_well_once_uvicorn_has_set_its_loggers() -> None:
+    uvicorn.Config(echo, lifespan="off", log_level="warning")
+    assert not logging.getLogger("coterie.gateway.http").isEnabledFor(logging.WARNING)

@@ -131,8 +131,7 @@ class Protocol(HttpToolsProtocol):
         return cycle.response_complete if between else not cycle.response_started
 
 
-_logger = logging.getLogger(
-    "uvicorn.error.requests"
-)  # errors only: warnings are anybody's to cause
+# Errors only, as anybody may cause warnings; uvicorn sets the levels of its own loggers anew.
+_logger = logging.getLogger("coterie.gateway.http")
 _logger.setLevel(logging.ERROR)
 _TOO_LONG = f"the head is longer than {MOST_HEADERS} headers or {MOST_HEAD} bytes"
