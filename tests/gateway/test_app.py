@@ -89,6 +89,15 @@ def test_the_next_expert_answers_where_the_first_fails_before_a_word(tmp_path: P
     run(write_pool(tmp_path, {"ann": {"breaks": 0}, "bob": {}}, gateway={"retries": 0}), main)
 
 
+def test_a_stream_counts_the_attempt_that_it_comes_from(tmp_path: Path) -> None:
+    async def main(world: World) -> None:
+        answer = await world.ask(stream=True)
+        assert answer.headers["x-coterie-model"] == "bob"
+        assert answer.headers["x-coterie-attempts"] == "2"
+
+    run(write_pool(tmp_path, {"ann": {"breaks": 0}, "bob": {}}, gateway={"retries": 0}), main)
+
+
 def test_a_silent_stream_gets_comments_after_a_while(tmp_path: Path) -> None:
     async def main(world: World) -> None:
         answer = await world.ask("ann", stream=True)

@@ -65,6 +65,14 @@ def test_an_odd_answer_is_still_an_answer(
     assert b'"choices": []' not in result.body  # the usage chunk, which the client did not ask for
 
 
+def test_who_says_nothing_leaves_time_for_another() -> None:
+    result = ask("hang", "ok", stream=False, seconds=0.6)
+    assert (result.kind, result.text, result.asked) == ("", ALL, ["hang", "ok"])
+    assert [attempt.kind for attempt in result.attempts] == ["timeout_first", ""]
+    alone = ask("hang", stream=False, seconds=0.3)
+    assert (alone.kind, alone.asked) == ("deadline", ["hang"])
+
+
 BAD = [
     # fault, streamed, kind, status, requests seen by the upstream
     ("refused", True, "refused", 502, 0),

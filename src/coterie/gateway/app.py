@@ -222,7 +222,7 @@ class _Request:
             return facts
         entry, delivery = exchange.entry, exchange.delivery
         expert = delivery.expert if delivery is not None else ""
-        tries = len(delivery.attempts if delivery is not None else exchange.attempts)
+        tries = len(exchange.attempts) if delivery is None else delivery.tries
         spent = f"{exchange.spent * 1000:.3f}"
         facts += [
             (b"x-coterie-model", expert.encode("latin-1", "replace")),

@@ -146,6 +146,11 @@ class Delivery:
         """Who answers."""
         return self._call.deployment.name
 
+    @property
+    def tries(self) -> int:
+        """How many calls it took, the one under way too."""
+        return len(self.attempts) + (not self._call.over)
+
     async def events(self) -> AsyncGenerator[bytes, None]:
         """The reply's events; raises UpstreamError when it fails for good."""
         try:
@@ -199,13 +204,13 @@ class _Call:
 
     async def open(self, upstream: Upstream) -> None:
         """Ask; raises UpstreamError. However this ends, what is not needed is given back."""
-        slots, deadline = self.deployment.slots, self.run.deadline
+        slots = self.deployment.slots
         if not slots.take_now():
             await self._queue(slots)
         try:
             if self.deployment.limit is not None:
                 await self._take(self.deployment.limit)
-            self.reply = await upstream.open(self.run.out, deadline)
+            self.reply = await upstream.open(self.run.out, self.run.patience())
         except UpstreamError as error:
             self.end(error.failure)
             raise
@@ -323,6 +328,10 @@ class _Run:
                 return await self._ask(upstream, permit)
             except UpstreamError as error:
                 self._learn(upstream, error.failure)
+
+    def patience(self) -> Deadline:
+        """Until when an expert may be silent: there is one more to ask unless a stream began."""
+        return self.deadline if self.out.stream or not self.left else self.deadline.half()
 
     async def hedged(self, seconds: float) -> _Call:
         """The same with a second candidate asked when the first takes long; the loser is ended."""

@@ -249,6 +249,11 @@ class Composed:
         self.reply, self.expert, self.attempts = reply, expert, attempts
         self._last, self._prefix, self._wants_usage = last, prefix, wants_usage
 
+    @property
+    def tries(self) -> int:
+        """See Delivery."""
+        return len(self.attempts) if self._last is None else self._last.tries
+
     async def events(self) -> AsyncGenerator[bytes, None]:
         """See Delivery."""
         chunks, prefix = Chunks(self.reply.model or self.expert), self._prefix

@@ -164,7 +164,7 @@ async def enter(
             await stack.enter_async_context(staging.use(expert))
     except TimeoutError:
         message = f"{expert.name}: not in memory before the deadline"
-        raise UpstreamError(failure("deadline", message)) from None
+        raise UpstreamError(failure(deadline.kind, message)) from None
     except CoterieError as error:
         raise UpstreamError(failure("overloaded", str(error))) from None
 
@@ -176,7 +176,9 @@ async def within(deadline: Deadline, name: str) -> AsyncIterator[None]:
         async with asyncio.timeout(deadline.left()):
             yield
     except TimeoutError:
-        raise UpstreamError(failure("deadline", f"{name}: not done before the deadline")) from None
+        raise UpstreamError(
+            failure(deadline.kind, f"{name}: not done before the deadline")
+        ) from None
 
 
 def whole(completions: Sequence[Completion], path: str = "/chat/completions") -> Reply:

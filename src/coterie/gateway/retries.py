@@ -13,13 +13,22 @@ LONGEST_WAIT = 120.0  # seconds; a server that asks for more is not waited for
 
 
 class Deadline:
-    """The point in time at which a request has to be over, all attempts included."""
+    """The point in time at which a request has to be over, all attempts included.
 
-    __slots__ = ("at", "clock")
+    ``kind`` is the kind of failure of what is not over then.
+    """
 
-    def __init__(self, seconds: float = math.inf, clock: Clock = time.monotonic) -> None:
-        self.clock = clock
+    __slots__ = ("at", "clock", "kind")
+
+    def __init__(
+        self, seconds: float = math.inf, clock: Clock = time.monotonic, kind: str = "deadline"
+    ) -> None:
+        self.clock, self.kind = clock, kind
         self.at = clock() + seconds
+
+    def half(self) -> Deadline:
+        """Half of what is left: whoever is silent until then leaves time for another."""
+        return Deadline(self.left() / 2, self.clock, "timeout_first")
 
     def left(self) -> float:
         """Seconds until then, at least 0."""

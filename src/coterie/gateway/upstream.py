@@ -94,7 +94,7 @@ class HttpUpstream:
         except (TimeoutError, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and not timer.late():
                 raise
-            kind = "timeout_first" if seconds == usual else "deadline"
+            kind = "timeout_first" if seconds == usual else deadline.kind
             message = f"{self.name}: no answer within {seconds:.3g} s"
             raise UpstreamError(failure(kind, message)) from None
         finally:
