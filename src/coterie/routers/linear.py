@@ -75,21 +75,21 @@ class Linear(Router):
         self._check_fitted()
         vectors = self.encoder_.encode([q.text for q in queries])
         # one product: with one query each call to numpy costs more than what it computes
-        coefficients, intercepts, variance, noise = self._joined
+        coefficients, intercepts = self._joined
         values = vectors.dot(coefficients)
         values += intercepts
         count = len(self.experts_)
-        quality = np.minimum(np.maximum(values[:, :count], 0.0), 1.0)
-        cost = np.maximum(values[:, count : 2 * count], 0.0)
-        error = np.square(values[:, 2 * count :]).dot(variance)
-        error += noise
-        return Estimates(self.experts_, quality, cost, error=np.sqrt(error, out=error))
+        expected = np.maximum(values[:, : 2 * count], 0.0)
+        quality, cost = np.minimum(expected[:, :count], 1.0), expected[:, count:]
+        error = np.sqrt(np.square(values[:, 2 * count :]).dot(self.variance_))
+        return Estimates(self.experts_, quality, cost, error=error)
 
     @functools.cached_property
-    def _joined(self) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """Coefficients and intercepts of quality, cost and axes; variances along the axes, of 1."""
-        joined = np.hstack([self.quality_, self.cost_, self.axes_])
-        return joined[:-1].copy(), joined[-1], self.variance_[:-1].copy(), self.variance_[-1]
+    def _joined(self) -> tuple[FloatArray, FloatArray]:
+        """Coefficients and intercepts of quality, cost, axes and a column of ones."""
+        ones = np.eye(len(self.axes_))[:, -1:]
+        joined = np.hstack([self.quality_, self.cost_, self.axes_, ones])
+        return joined[:-1].copy(), joined[-1]
 
 
 class Ridge(NamedTuple):
