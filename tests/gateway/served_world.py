@@ -271,7 +271,8 @@ class World:
     def visit(self, model: str = "auto", headers: Any = None, path: str = "", **more: Any) -> Visit:
         body = {"model": model, "messages": [{"role": "user", "content": "count"}], **more}
         where = path or "/v1/chat/completions"
-        return Visit(self.app, json.dumps(body).encode(), where, headers=headers)
+        sent = json.dumps(body, ensure_ascii=False).encode()
+        return Visit(self.app, sent, where, headers=headers)
 
     async def ask(self, model: str = "auto", headers: Any = None, **more: Any) -> Answer:
         return await self.visit(model, headers, **more).run()

@@ -256,10 +256,10 @@ async def test_requests_and_tokens_a_minute_are_limited_and_told(
     with pytest.raises(ApiError) as error:
         await accounts.reserve(key, 0.0, 1)
     assert (error.value.type, *refusal(error)[:2]) == ("tokens", 429, "rate_limit_exceeded")
-    assert refusal(error)[2][b"retry-after"] == b"41"  # the minute's 40, until one has faded
+    assert refusal(error)[2][b"retry-after"] == b"51"  # the minute's 40, until 201 of 1200 faded
     clock.now += 40 + 30
     half = dict((await accounts.reserve(key, 0.0, 5)).headers)
-    assert half[b"x-ratelimit-remaining-tokens"] == b"495"
+    assert half[b"x-ratelimit-remaining-tokens"] == b"395"  # with what was not reserved
     clock.now += 90
     full = dict((await accounts.reserve(key, 0.0, 5)).headers)
     assert full[b"x-ratelimit-remaining-tokens"] == b"995"
@@ -298,6 +298,21 @@ async def test_what_a_minute_had_leased_and_not_used_does_not_count_in_the_next(
     (await accounts.reserve(key, 0.0, 900)).settle(0.0, 50)
     clock.now += 41
     (await accounts.reserve(key, 0.0, 950)).settle(0.0, 950)
+
+
+@runs
+async def test_what_was_used_beyond_the_reserved_long_ago_is_forgotten(
+    ledger: Ledger, accounts: Accounts, clock: Clock
+) -> None:
+    key = await new_key(ledger, tpm=1000)
+    late = await accounts.reserve(key, 0.0, 900)
+    clock.now += 600
+    await accounts.tend()
+    late.settle(0.0, 5000)
+    clock.now += 600
+    await ledger.flush()
+    await ledger.forget_leases(clock.now)
+    assert not [one for one in await ledger.balances() if "tpm" in one.account]
 
 
 @runs

@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from coterie.gateway.asked import Asked, read_asked
 from coterie.gateway.usage import answers_made
@@ -117,6 +119,8 @@ def test_a_wrong_header_is_refused(headers: dict[str, str]) -> None:
         ({"response_format": {"type": "json_object"}}, set()),
         ({"logprobs": True}, {"logprobs"}),
         ({"logprobs": False}, set()),
+        ({"logprobs": 5}, {"logprobs"}),  # as /completions has it
+        ({"logprobs": None}, set()),
     ],
 )
 def test_capabilities_are_read_off_the_fields(fields: dict[str, Any], needs: set[str]) -> None:
@@ -169,6 +173,7 @@ def test_bounds_of_the_answer_are_read_in_each_of_their_names() -> None:
     assert read(max_tokens=7, max_completion_tokens=9).answer_tokens == 9
     assert read(max_tokens=7).answer_tokens == 7
     assert read().answer_tokens is None
+    assert read(max_output_tokens=7).answer_tokens is None  # of which chat knows nothing
     assert read(stream=True, stream_options={"include_usage": True}).wants_usage
 
 
@@ -197,3 +202,52 @@ def test_only_a_prompt_may_be_completed_by_nothing() -> None:
     body = b'{"model": "a", "prompt": "hi", "max_tokens": 0, "echo": true}'
     assert read_asked("/completions", body, {}, 1000, 8).answer_tokens == 0
     assert "between 1 and" in refused(max_tokens=0).message
+
+
+@given(st.text(), st.booleans())
+def test_no_byte_of_a_prompt_can_be_a_token_that_was_not_counted(text: str, escaped: bool) -> None:
+    said = [{"role": "user", "content": text}, {"role": "assistant", "name": text, "content": "a"}]
+    body = json.dumps({"model": "a", "messages": said, "tools": [{"name": text}]})
+    sent = body.encode() if escaped else json.loads(body)
+    if not escaped:
+        sent = json.dumps(sent, ensure_ascii=False).encode("utf-8", "replace")
+    assert read(sent).prompt_bound > 3 * len(text.encode("utf-8", "replace")) + 100
+
+
+MEDIA: Any = {
+    "picture": {
+        "type": "image_url",
+        "image_url": {"url": "data:image/png;base64," + "A" * 400_000},
+    },
+    "sound": {"type": "input_audio", "input_audio": {"data": "A" * 400_000, "format": "wav"}},
+    "file": {"type": "file", "file": {"file_data": "A" * 400_000}},
+    "text": {"type": "text", "text": "A" * 400_000, "image_url": "no picture"},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "most"),
+    [("picture", 50_000), ("sound", 25_000), ("file", 450_000), ("text", 400_000)],
+)
+def test_pictures_and_sound_have_bounds_of_their_own(kind: str, most: int) -> None:
+    bound = read(messages=[{"role": "user", "content": [MEDIA[kind]]}]).prompt_bound
+    assert most < bound < most + 500
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "most"),
+    [
+        ("input_image", "image_url", 50_000),
+        ("input_image", "text", 450_000),
+        ("input_file", "file_data", 450_000),
+        ("input_text", "text", 400_000),
+    ],
+)
+def test_only_the_data_of_a_picture_in_an_input_is_left_out(
+    kind: str, field: str, most: int
+) -> None:
+    data = "data:image/png;base64," + "A" * 400_000
+    picture = {"type": kind, "image_url": "https://a/b.png", field: data}
+    body = json.dumps({"model": "a", "input": [{"role": "user", "content": [picture]}]}).encode()
+    bound = read_asked("/responses", body, {}, 1000, 8).prompt_bound
+    assert most < bound < most + 500

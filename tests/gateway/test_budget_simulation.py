@@ -1,14 +1,16 @@
 """Whole gateways, two of them on one store, and experts that charge: no budget is ever exceeded.
 
 What experts have charged, and what the calls under way may still come to, is counted here, not by
-the gateway, and looked at whenever a call begins.
+the gateway. Whenever a call begins or ends, that is within the cap, and within what the gateways
+have set aside and settled, which is so too. Each byte of a prompt is a token to these experts.
 """
 
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,29 +25,52 @@ from coterie.gateway.failures import UpstreamError, failure
 from coterie.gateway.locals import Chunks, whole
 from coterie.gateway.replies import Outgoing, Reply
 from coterie.gateway.retries import Deadline, RetryBudget
-from coterie.gateway.usage import estimate, longest
+from coterie.gateway.usage import estimate
+from coterie.gateway.wire import value_of
 from coterie.types import Completion
 
-CAP, PRICE, BOUND = 4.0, 0.001, 40
+CAP, PRICE, BOUND = 12.0, 0.001, 40
+TEXTS = ("count", "count " * 30, "\U0001f600" * 60, "\u1200\ua4d0" * 40, "aGVsbG8=" * 30)
+FRAME = 30  # tokens of what a template adds
 CLOSE = 1e-6
 FATES = ("answers", "answers", "answers", "fails", "times out", "declines", "slow", "breaks off")
 
 
 class Till:
-    """What experts have charged, and the most that it was with what calls under way might cost."""
+    """What experts have charged, and what the calls under way may still come to.
+
+    ``aside`` is what the gateways have settled and reserved; ``wrong`` is what was ever wrong.
+    """
 
     def __init__(self) -> None:
-        self.charged = self.open = self.most = 0.0
+        self.charged = self.open = 0.0
         self.fates: Counter[str] = Counter()
+        self.steps = 0
+        self.wrong: list[tuple[float, float]] = []
+        self.aside: Callable[[], float] = lambda: 0.0
 
     def begin(self, most: float, fate: str) -> None:
         self.fates[fate] += 1
         self.open += most
-        self.most = max(self.most, self.charged + self.open)
+        self.look()
 
     def end(self, most: float, used: Tokens) -> None:
         self.open -= most
         self.charged += used.total * PRICE
+        self.look()
+
+    def look(self) -> None:
+        self.steps += 1
+        real, aside = self.charged + self.open, self.aside()
+        if not real <= aside + CLOSE <= CAP + 2 * CLOSE:
+            self.wrong.append((real, aside))
+
+
+def set_aside(worlds: list[World]) -> float:
+    """What these gateways have settled and hold reserved of the one budget there is."""
+    found = [one for world in worlds for one in world.gateway.accounts._allowances.values()]
+    assert not any(one.forced for one in found)
+    return sum(one.settled + one.held for one in found)
 
 
 class Charging:
@@ -57,9 +82,11 @@ class Charging:
         self.name, self.till, self.chance = name, till, chance
 
     async def open(self, out: Outgoing, deadline: Deadline) -> Reply:
-        bound, fate = longest(out.fields, 0), self.chance.choice(FATES)
-        most = (bound.total - 1) * PRICE  # lengths are rounded up here, and down where it began
-        used = estimate(out.fields, 0)  # where it is ended while it thinks
+        fate, read = self.chance.choice(FATES), len(value_of(out.fields, "messages")) * FRAME
+        read += sum(len(m["content"].encode()) for m in value_of(out.fields, "messages"))
+        bound = Tokens(read, BOUND)
+        most = bound.total * PRICE
+        used = estimate(out, 0)  # where it is ended while it thinks
         self.till.begin(most, fate)
         try:
             await asyncio.sleep(0.03 if fate == "slow" else self.chance.uniform(0, 0.004))
@@ -69,7 +96,7 @@ class Charging:
             if fate in ("times out", "breaks off") and not out.stream:
                 kind = "timeout_first" if fate == "times out" else "cut"
                 raise UpstreamError(failure(kind, fate))
-            used = Tokens(bound.prompt - 1, self.chance.randint(1, bound.completion))
+            used = Tokens(bound.prompt, self.chance.randint(1, bound.completion))
         finally:
             self.till.end(most, used)
         return self._reply(out, fate, used)
@@ -114,8 +141,10 @@ async def client(worlds: list[World], key: dict[str, str], chance: random.Random
     for _ in range(6):
         wish: Any = {"coterie": {"mid_stream": "restart"}} if chance.random() < 0.5 else {}
         said: Any = {"max_tokens": BOUND, "stream": chance.random() < 0.5, **wish}
-        others: Any = {"models": ["bob", "cid"]} if chance.random() < 0.5 else {}
-        visit = chance.choice(worlds).visit(chance.choice(MODELS), key, **said, **others)
+        if chance.random() < 0.5:
+            said["models"] = ["bob", "cid"]
+        said["messages"] = [{"role": "user", "content": chance.choice(TEXTS)}]
+        visit = chance.choice(worlds).visit(chance.choice(MODELS), key, **said)
         task = asyncio.ensure_future(visit.run())
         if chance.random() < 0.2:
             await asyncio.sleep(chance.uniform(0, 0.01))
@@ -142,11 +171,13 @@ def test_nothing_is_charged_that_was_not_reserved(tmp_path: Path, seed: int) -> 
                 services.attempts.hedges = RetryBudget(share=1.0, free=1e3)
                 for made in (services, services.routing):
                     made.compositions = {**made.compositions, "mixture": Mixture()}
+            till.aside = partial(set_aside, worlds)
             await asyncio.gather(*[client(worlds, key, chance) for _ in range(32)])
             for world in worlds:
                 await world.gateway.ledger.flush()
             (found,) = await worlds[0].gateway.ledger.balances()
-            assert till.most <= CAP + CLOSE
+            assert not till.wrong
+            assert till.steps > 100
             assert till.fates.keys() == set(FATES)
             assert found.settled == pytest.approx(till.charged)
             assert found.settled + found.reserved <= CAP + CLOSE

@@ -153,6 +153,22 @@ def test_calls_of_a_composition_get_the_options_that_experts_know(tmp_path: Path
     assert options == {"max_tokens": 7, "temperature": 0.2}
 
 
+def test_a_whole_number_with_a_point_is_one_for_local_experts_too(tmp_path: Path) -> None:
+    _, _, world = asked(tmp_path, "drafted:2", composition=drafted, seed=5.0, top_k=3.0)
+    options = world.expert("ann").calls[0].options
+    assert [repr(options[name]) for name in ("seed", "top_k")] == ["5", "3"]
+
+
+def test_the_time_of_an_expert_is_that_of_its_own_calls(tmp_path: Path) -> None:
+    pool = {**POOL, "cid": {"says": "it is no", "pause": 0.1}}
+    _, row, world = asked(tmp_path, "recruit:3", pool)
+    meters = world.gateway.live.services.meters
+    quick, slow = meters.expert_latency("ann"), meters.expert_latency("cid")
+    assert quick is not None
+    assert slow is not None
+    assert quick < 0.1 < 0.3 < slow < row.latency
+
+
 def test_a_prompt_is_composed_with_its_options_too(tmp_path: Path) -> None:
     answer, _, world = asked(
         tmp_path, "recruit:3", path="/v1/completions", prompt="count", max_tokens=7

@@ -59,7 +59,7 @@ def test_every_answer_that_is_made_is_reserved(
     tmp_path: Path, path: str, fields: dict[str, Any], status: int
 ) -> None:
     async def main(world: World) -> None:
-        key = await bearer(world, budget=0.15)  # a token costs 0.001
+        key = await bearer(world, budget=0.3)  # a token costs 0.001
         assert (await world.post(path, key, model="ann", **fields)).status == status
 
     run(write_pool(tmp_path, quality=None), main)
@@ -67,7 +67,7 @@ def test_every_answer_that_is_made_is_reserved(
 
 def test_vectors_are_reserved_by_their_input_alone(tmp_path: Path) -> None:
     async def main(world: World) -> None:
-        key = await bearer(world, budget=0.15)
+        key = await bearer(world, budget=0.3)
         answer = await world.post("/v1/embeddings", key, model="ann", input="some words")
         assert answer.error["code"] == "bad_request"  # not insufficient_quota: it was asked
 
@@ -76,7 +76,7 @@ def test_vectors_are_reserved_by_their_input_alone(tmp_path: Path) -> None:
 
 def test_an_answer_of_no_tokens_reserves_none(tmp_path: Path) -> None:
     async def main(world: World) -> None:
-        key = await bearer(world, budget=0.15)
+        key = await bearer(world, budget=0.3)
         fields = {"prompt": "a", "echo": True, "max_tokens": 0}
         answer = await world.post("/v1/completions", key, model="ann", **fields)
         assert "at least 1 for this expert" in answer.error["message"]  # it was asked
@@ -143,9 +143,12 @@ def test_the_name_of_a_model_fills_no_log(tmp_path: Path) -> None:
     run(write_pool(tmp_path, quality=None), main)
 
 
-@pytest.mark.parametrize(("given", "sent"), [({}, 4096), ({"max_tokens": 7}, 7)])
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [({}, 4096), ({"max_tokens": 7}, 7), ({"max_tokens": None}, 4096)],
+)
 def test_a_budget_bounds_the_answer_where_the_client_does_not(
-    tmp_path: Path, given: dict[str, int], sent: int
+    tmp_path: Path, given: dict[str, int | None], sent: int
 ) -> None:
     async def main(world: World) -> None:
         key = await bearer(world, budget=45.0)  # 4.1 is reserved without a bound
@@ -206,6 +209,26 @@ def test_a_composition_asks_no_judge_of_unknown_price_under_a_budget(tmp_path: P
         assert (answer.status, answer.error["code"]) == (403, "no_eligible_expert")
 
     run(write_pool(tmp_path, {"ann": {}, "far": UNKNOWN}), main)
+
+
+def test_a_call_that_a_composition_leaves_unbounded_has_a_bound_under_a_budget(
+    tmp_path: Path,
+) -> None:
+    async def main(world: World) -> None:
+        for made in (world.gateway.live.services, world.gateway.live.services.routing):
+            made.compositions = {**made.compositions, "bare": bare}
+        for key in (await bearer(world, budget=50.0), await bearer(world)):
+            assert (await world.ask("bare:1", key, max_tokens=10)).status == 200
+        options = [dict(call.options) for call in world.expert("ann").calls]
+        assert options == [{"max_tokens": 4096}, {}]
+
+    run(write_pool(tmp_path), main)
+
+
+def bare(query: Query, decision: Decision, seed: Seed) -> Flow:
+    """Asked without any option."""
+    yield from ()
+    return Final(Call(decision.experts[0], query.messages, "answer", {}))
 
 
 def judged(query: Query, decision: Decision, seed: Seed) -> Flow:

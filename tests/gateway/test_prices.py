@@ -2,9 +2,10 @@ import pytest
 from genai_prices import Usage, calc_price
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from coterie.gateway.entries import Tokens
-from coterie.gateway.prices import Prices, Rates, cost, published
+from coterie.gateway.prices import Prices, Rates, cost, most, published
 from coterie.gateway.tariffs import Tariffs
 
 MODELS = [("gpt-4o-mini", "openai"), ("claude-sonnet-4-5", "anthropic")]
@@ -69,6 +70,30 @@ def test_the_worst_case_thinks_where_that_is_dearer_and_asks_the_dearest() -> No
     tariffs = Tariffs(Prices(rates))
     worst = [tariffs.worst("abc", Tokens(1, 10), together) for together in (1, 2, 3)]
     assert worst == [31.0, 52.0, 61.0]
+
+
+prices = st.floats(0, 10)
+flat = st.builds(Rates, prices, prices, st.none() | prices, st.none() | prices, prices)
+tiered = st.builds(
+    lambda base, tiers: replace(base, tiers=tuple(sorted(tiers.items()))),
+    flat,
+    st.dictionaries(st.integers(0, 30), flat, max_size=3),
+)
+few = st.integers(0, 40)
+
+
+@given(tiered, few, few, few, few, few, few)
+def test_the_most_is_never_less_than_what_any_such_request_costs(
+    rates: Rates, prompt: int, made: int, less: int, fewer: int, cached: int, thought: int
+) -> None:
+    used = Tokens(max(prompt - less, 0), max(made - fewer, 0), cached, thought)
+    assert cost(rates, used) <= most(rates, Tokens(prompt, made)) * (1 + 1e-12)
+
+
+def test_a_tier_that_a_prompt_may_be_in_counts_where_it_is_dearer() -> None:
+    rates = Rates(2.0, 0.0, tiers=((10, Rates(1.0, 0.0)), (90, Rates(9.0, 0.0))))
+    assert most(rates, Tokens(20)) == 40.0
+    assert most(rates, Tokens(100)) == 900.0
 
 
 def test_published_prices_are_looked_up_again_after_a_while(

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -46,7 +47,7 @@ def written(text: str, finish: str | None = None) -> bytes:
 
 
 async def exchange(
-    path: str, stream: bool, *answers: bytes, body: Any = None, times: int = 1
+    path: str, stream: bool, *answers: bytes, body: Any = None, times: int = 1, **fields: Any
 ) -> tuple[Reply, bytes, list[Any]]:
     """The reply of an upstream that sends these events, or this body, to each of some requests."""
 
@@ -58,7 +59,7 @@ async def exchange(
         upstream = HttpUpstream(OpenAIExpert("far", server.url, "test"), Timeouts.of(2.0))
         try:
             for _ in range(times):
-                reply = await upstream.open(outgoing(stream, path), Deadline(5))
+                reply = await upstream.open(outgoing(stream, path, **fields), Deadline(5))
                 said = b"".join([part async for part in reply.events()])
         finally:
             await upstream.close()
@@ -132,6 +133,42 @@ def test_defaults_of_the_pool_give_way_to_the_client() -> None:
             return server.log[0].body
 
     assert asyncio.run(main()) == {"temperature": 0, "seed": 3, "messages": [], "model": "ok"}
+
+
+@pytest.mark.parametrize(
+    ("pool", "client", "paid", "sent"),
+    [
+        ({}, {}, 50, {"max_tokens": 50}),
+        ({"max_tokens": 80}, {}, 50, {"max_tokens": 50}),
+        ({"max_completion_tokens": 20}, {}, 50, {"max_completion_tokens": 20}),
+        ({"max_tokens": 80}, {}, None, {"max_tokens": 80}),
+        ({"max_completion_tokens": 80}, {"max_tokens": 7}, None, {"max_tokens": 7}),
+        ({"max_tokens": 80}, {"max_tokens": None}, 50, {"max_tokens": 50}),
+        ({}, {"max_output_tokens": 7}, 50, {"max_output_tokens": 7, "max_tokens": 50}),
+    ],
+)
+def test_an_answer_is_never_longer_than_what_is_paid_for(
+    pool: dict[str, int], client: dict[str, Any], paid: int | None, sent: dict[str, int]
+) -> None:
+    async def main() -> dict[str, Any]:
+        async with FaultUpstream() as server:
+            upstream = HttpUpstream(OpenAIExpert("far", server.url, "ok", options=pool))
+            await upstream.open(replace(outgoing(False, **client), bound=paid), Deadline(5))
+            await upstream.close()
+            return server.log[0].body
+
+    body = asyncio.run(main())
+    assert {name: value for name, value in body.items() if name.startswith("max_")} == sent
+
+
+@pytest.mark.parametrize(("fields", "count"), [({}, 24), ({"max_tokens": 5}, 5)])
+def test_an_estimated_answer_is_not_longer_than_its_bound(
+    fields: dict[str, int], count: int
+) -> None:
+    said = [written("characteristically ")] * 5 + [written("", "length")]
+    reply, _, _ = asyncio.run(exchange("/completions", True, *said, **fields))
+    assert reply.tokens is not None
+    assert (reply.tokens.completion, reply.tokens.estimated) == (count, True)
 
 
 def test_headers_that_may_be_forwarded_are_and_the_key_is_added(

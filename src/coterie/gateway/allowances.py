@@ -101,10 +101,12 @@ class Allowance:
         """End a reservation: the rest is free again, what was spent is on its way to the store."""
         self.held -= reserved
         self.left += reserved - used
-        if self.terms.unit != "cost" or (not used and self.left >= 0):
+        unit = self.terms.unit
+        if unit not in ("cost", "tokens") or (self.left >= 0 and (unit == "tokens" or not used)):
             return
         if self.left < 0:
             self.forced -= self.left
+            self.total -= self.left
             self.left = 0.0
         self.settled += used
         self._write()
@@ -118,7 +120,8 @@ class Allowance:
 
     def _write(self) -> None:
         account = self.terms.account
-        row = Settled(account, self.period, self._holder, self.settled, self.forced)
+        expires = self.until + KEPT if self.before else None
+        row = Settled(account, self.period, self._holder, self.settled, self.forced, expires)
         self._ledger.settle(row)
 
     @property

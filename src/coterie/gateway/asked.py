@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from coterie.gateway.usage import BOUNDS, bound_prompt
 from coterie.gateway.wire import Fields, bad_request, decode_fields, not_found, raw
 
 NAMESPACE = "coterie"  # body object; headers begin with x-coterie-
@@ -15,7 +18,10 @@ HEADER = b"x-coterie-"
 CHARACTERS_PER_TOKEN = 4
 LONGEST_NAME = 256
 PICTURE = b'"input_image"'  # in an input; within a text its quotes would be escaped
+FILE = b'"input_file"'
 TOKENS_PER_MEDIUM = 1000  # of a picture or a recording, about
+MOST_OF_MEDIUM = 50_000  # of a picture; the most that any is known to have counted as is 48,169
+BYTES_OF_SOUND = 16  # of a recording's base64 that are a token at least
 APART = {"/embeddings": "embeddings", "/responses": "responses"}  # not every expert has them
 WHOLE = "a whole number"
 EXACT = 2**53  # above it JSON's numbers are not
@@ -44,6 +50,8 @@ class Wishes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 NO_WISHES = Wishes()
+_BOUNDS = tuple(dict.fromkeys(chain(*BOUNDS.values())))
+_TEXTS = frozenset({"text", "input_text", "output_text", "refusal"})
 _COUNTED = ("messages", "prompt", "input", "tools")
 _LISTS = frozenset({"tags", "experts", "exclude", "skills"})
 
@@ -51,6 +59,8 @@ _LISTS = frozenset({"tags", "experts", "exclude", "skills"})
 class _Part(msgspec.Struct):
     type: str = "text"
     text: str = ""
+    image_url: msgspec.Raw = msgspec.Raw(b"")
+    input_audio: msgspec.Raw = msgspec.Raw(b"")
 
 
 class _Message(msgspec.Struct):
@@ -70,6 +80,8 @@ _count: msgspec.json.Decoder[int | None] = msgspec.json.Decoder(int | None)
 _real = msgspec.json.Decoder(float)
 _names: msgspec.json.Decoder[list[str]] = msgspec.json.Decoder(list[str])
 _wishes = msgspec.json.Decoder(Wishes)
+_MEDIUM = b'"input_'
+_PICTURES = re.compile(rb'"image_url"\s*:\s*"(data:image/[^"\\]*)"')
 _prompt: msgspec.json.Decoder[str | list[Any]] = msgspec.json.Decoder(str | list[Any])
 
 
@@ -88,7 +100,8 @@ class Asked:
 
     ``text`` is what routers read, ``opening`` the first user message (a conversation's identity),
     ``turns`` the number of messages; ``needs`` are capabilities; ``prompt_tokens`` is an estimate
-    by length, ``answer_tokens`` the bound the client gave, None without one.
+    by length, ``prompt_bound`` more than it can be (see ``bound_prompt``), ``answer_tokens`` the
+    bound the client gave, None without one.
     """
 
     path: str
@@ -103,6 +116,7 @@ class Asked:
     turns: int
     needs: frozenset[str]
     prompt_tokens: int
+    prompt_bound: int
     answer_tokens: int | None
     choices: int
 
@@ -142,6 +156,7 @@ def read_asked(
         turns=len(messages),
         needs=needs,
         prompt_tokens=_estimated(fields, needs, messages),
+        prompt_bound=bound_prompt(len(body), fields) + _media(fields, messages),
         answer_tokens=bound,
         choices=choices,
     )
@@ -183,13 +198,14 @@ def _bound(path: str, fields: Fields, most: int) -> int | None:
         least = 0
         _whole(fields, "best_of")
     longest: int | None = None
-    for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
+    for name in _BOUNDS:
         bound = _whole(fields, name)
         if bound is None:
             continue
         if not least <= bound <= most:
             raise bad_request(f"{name} must be between {least} and {most}, got {bound}", name)
-        longest = max(bound, longest or 0)
+        if name in BOUNDS[path]:
+            longest = max(bound, longest or 0)
     return longest
 
 
@@ -241,6 +257,26 @@ def _estimated(fields: Fields, needs: frozenset[str], messages: list[_Message]) 
     return length // CHARACTERS_PER_TOKEN + media * TOKENS_PER_MEDIUM
 
 
+def _media(fields: Fields, messages: list[_Message]) -> int:
+    """The most tokens of pictures, recordings and files, less the bytes of those that are known."""
+    lists = [message.content for message in messages if isinstance(message.content, list)]
+    more = sum([_medium(one) for parts in lists for one in parts if one.type not in _TEXTS])
+    if "input" in fields and _MEDIUM in (given := bytes(fields["input"])):
+        pictures = given.count(PICTURE)
+        found = [len(picture) for picture in _PICTURES.findall(given)[:pictures]]
+        more += (pictures + given.count(FILE)) * MOST_OF_MEDIUM - sum(found)
+    return more
+
+
+def _medium(part: _Part) -> int:
+    if part.type == "image_url":
+        return MOST_OF_MEDIUM - len(memoryview(part.image_url))
+    if part.type == "input_audio":
+        size = len(memoryview(part.input_audio))
+        return size // BYTES_OF_SOUND - size
+    return MOST_OF_MEDIUM
+
+
 def _needs(path: str, fields: Fields, messages: list[_Message]) -> frozenset[str]:
     """Capabilities without which the request cannot be answered."""
     needs = {APART[path]} if path in APART else set()
@@ -249,7 +285,7 @@ def _needs(path: str, fields: Fields, messages: list[_Message]) -> frozenset[str
             needs.add("tools")
     if (form := _field(fields, "response_format", _format.decode, "an object")) is not None:
         needs |= {"json_schema"} & {form.type}
-    if "logprobs" in fields and bytes(fields["logprobs"]) == b"true":
+    if "logprobs" in fields and bytes(fields["logprobs"]) not in (b"false", b"null"):
         needs.add("logprobs")
     if "input" in fields and PICTURE in bytes(fields["input"]):
         needs.add("vision")

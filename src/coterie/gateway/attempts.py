@@ -257,7 +257,7 @@ class _Call:
         """Wait in line for the expert's own limits."""
         try:
             async with asyncio.timeout(min(PATIENCE, self.run.deadline.left())):
-                self.taken = await limit.take(expected_tokens(self.run.out.fields))
+                self.taken = await limit.take(expected_tokens(self.run.out))
         except TimeoutError:
             raise UpstreamError(self._busy()) from None
 
@@ -283,8 +283,8 @@ class _Call:
     def _tokens(self, told: Failure | None) -> Tokens | None:
         if (tokens := self.reply.so_far()) is not None or told is None:
             return tokens
-        if told in (CANCELLED, HEDGED) or told.kind in ("timeout_first", "deadline", "cut"):
-            return estimate(self.run.out.fields, 0)  # it was read, and perhaps answered
+        if told in (CANCELLED, HEDGED) or told.read:
+            return estimate(self.run.out, 0)  # it was read, and perhaps answered
         return None
 
 

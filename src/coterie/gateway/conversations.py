@@ -23,10 +23,18 @@ from coterie.drivers.conversation import Conversation
 from coterie.gateway.attempts import Delivery, Exhausted
 from coterie.gateway.entries import Attempt, Tokens
 from coterie.gateway.failures import THEIRS, UpstreamError, failure, redact
-from coterie.gateway.locals import Chunks, LocalUpstream, failure_of, known, messages_of, whole
+from coterie.gateway.locals import (
+    Chunks,
+    LocalUpstream,
+    exact,
+    failure_of,
+    known,
+    messages_of,
+    whole,
+)
 from coterie.gateway.replies import Outgoing, Reply, Upstream
 from coterie.gateway.retries import Deadline
-from coterie.gateway.usage import longest
+from coterie.gateway.usage import BOUNDS, longest
 from coterie.gateway.wire import ApiError, frame, raw, value_of
 from coterie.types import ONE_OF, Call, Completion, Query, Usage
 
@@ -34,6 +42,7 @@ if TYPE_CHECKING:
     from coterie.gateway.routing import Plan
     from coterie.gateway.services import Services
 
+CHAT = "/chat/completions"
 UNSENT = frozenset({"choices", ONE_OF})
 UNPAID = "the budget does not cover this call"
 OURS = frozenset({"messages", "prompt", "model", "stream", "stream_options", "n"})
@@ -51,17 +60,18 @@ async def converse(talk: Talk, plan: Plan, out: Outgoing) -> Composed:
     query = _whole_query(plan.query, out)
     conversation = Conversation(query, plan.decision, composition, _seed(out))
     talk.theirs = frozenset(out.fields)
-    streams = out.stream and out.path == "/chat/completions"
+    streams = out.stream and out.path == CHAT
     while not conversation.ended:
-        if not await talk.covered(conversation.pending):
-            conversation.send([_failed(call, UNPAID) for call in conversation.pending])
+        calls = [talk.bounded(call) for call in conversation.pending]
+        if not await talk.covered(calls):
+            conversation.send([_failed(call, UNPAID) for call in calls])
         elif conversation.final is not None and streams:
-            delivery = await talk.streamed(conversation.pending[0], out, conversation.final.prefix)
+            delivery = await talk.streamed(calls[0], out, conversation.final.prefix)
             if not isinstance(delivery, Completion):
                 return delivery
             conversation.send([delivery])
         else:
-            conversation.send(await _together(map(talk.complete, conversation.pending)))
+            conversation.send(await _together(map(talk.complete, calls)))
     return talk.delivery(conversation.answer.completion, out)
 
 
@@ -96,6 +106,13 @@ class Talk:
         self._refused: ApiError | None = None
         self.theirs: frozenset[str] = frozenset()  # options that the client chose
 
+    def bounded(self, call: Call) -> Call:
+        """The call with a bound of its answer, where a budget pays for it."""
+        if self._hold is None or any(call.options.get(n) is not None for n in BOUNDS[CHAT]):
+            return call
+        options = {**call.options, "max_tokens": self.services.limits.answer_tokens}
+        return replace(call, options=options)
+
     async def covered(self, calls: Sequence[Call]) -> bool:
         """Whether the budget holds these calls too; raises ApiError where they are the first."""
         self._open = [*calls]
@@ -124,7 +141,7 @@ class Talk:
         prices, unbounded = self.services.prices, self.services.limits.answer_tokens
         return sum(
             [
-                prices.worst([call.expert], longest(_outgoing(call).fields, unbounded))
+                prices.worst([call.expert], longest(CHAT, _outgoing(call).fields, unbounded))
                 for call in self._open
             ]
         )
@@ -292,14 +309,14 @@ def _whole_query(query: Query, out: Outgoing) -> Query:
 
 
 def _seed(out: Outgoing) -> int:
-    seed = value_of(out.fields, "seed")
+    seed = exact("seed", value_of(out.fields, "seed"))
     return seed if isinstance(seed, int) else 0
 
 
 def _outgoing(call: Call) -> Outgoing:
     options = {name: raw(value) for name, value in call.options.items() if name not in UNSENT}
     fields = {"messages": raw([dict(message) for message in call.messages]), **options}
-    return Outgoing("/chat/completions", {"model": raw(call.expert), **fields})
+    return Outgoing(CHAT, {"model": raw(call.expert), **fields})
 
 
 class _Message(msgspec.Struct):

@@ -20,7 +20,7 @@ from coterie.gateway.replies import Outgoing
 from coterie.gateway.retries import Deadline
 from coterie.gateway.routing import Plan
 from coterie.gateway.services import Services
-from coterie.gateway.usage import answers_made
+from coterie.gateway.usage import bound_answers
 from coterie.gateway.wire import ApiError
 
 if TYPE_CHECKING:
@@ -72,7 +72,13 @@ class Exchange:
         self._at_begin = time.perf_counter()
         deadline = Deadline(services.limits.total)
         out = Outgoing(
-            asked.path, asked.fields, asked.stream, asked.wants_usage, headers, self._bound()
+            asked.path,
+            asked.fields,
+            asked.stream,
+            asked.wants_usage,
+            headers,
+            self._bound(),
+            asked.prompt_tokens,
         )
         try:
             if plan.composition:
@@ -138,14 +144,16 @@ class Exchange:
         services, tokens = self.services, self._longest()
         together = len(plan.experts) if plan.composition else 1
         worst = services.prices.worst(plan.experts, tokens, together)
-        return await services.accounts.reserve(self.key, worst, tokens.total)
+        expected = self.asked.prompt_tokens + tokens.completion
+        return await services.accounts.reserve(self.key, worst, expected)
 
     def _longest(self) -> Tokens:
         """The most tokens that a call may take."""
         asked, bound = self.asked, self.asked.answer_tokens
+        if asked.path == "/embeddings":
+            return Tokens(asked.prompt_bound)
         longest = self.services.limits.answer_tokens if bound is None else bound
-        answer = longest * answers_made(asked.fields)
-        return Tokens(asked.prompt_tokens, 0 if asked.path == "/embeddings" else answer)
+        return Tokens(asked.prompt_bound, bound_answers(asked.fields, longest))
 
     async def _cover(self, together: int) -> None:
         """Room in the budget for the dearest so many calls at a time, beside those paid for."""

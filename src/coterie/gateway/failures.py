@@ -52,6 +52,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "deadline": Kind(504, "timeout_error", retryable=False, breaker=False),
     "busy": Kind(503, "server_error", breaker=False),
 }
+READ: Final = frozenset({"timeout_first", "deadline", "stall", "cut", "reset"})
 NAMES: Final[Mapping[str, str]] = {  # OpenAI's codes of kinds that it knows
     "rate_limited": "rate_limit_exceeded",
     "quota": "insufficient_quota",
@@ -64,6 +65,7 @@ class Failure:
     """One failed call: ``message`` holds no secret and may be shown to the client.
 
     ``type`` and ``code`` are the provider's own where it gave them; ``retry_after`` is in seconds.
+    ``reported`` says that the expert itself ended the call with an error.
     """
 
     kind: str
@@ -73,6 +75,7 @@ class Failure:
     code: str | None = None
     param: str | None = None
     retry_after: float | None = None
+    reported: bool = False
 
     @property
     def retryable(self) -> bool:
@@ -83,6 +86,12 @@ class Failure:
     def same_route(self) -> bool:
         """The same expert may do better when it is asked again."""
         return KINDS[self.kind].same_route
+
+    @property
+    def read(self) -> bool:
+        """The prompt was sent, and nobody says what came of it: it may be billed."""
+        silent = self.kind in READ and not self.reported
+        return silent or (self.kind == "http_5xx" and self.status == 504)
 
     @property
     def breaker(self) -> bool:

@@ -51,7 +51,8 @@ MIGRATIONS = (
 class Settled(msgspec.Struct, frozen=True):
     """What a holder has spent of an account in a period so far, and took without asking.
 
-    Both only grow, so that writing one twice or late changes nothing.
+    Both only grow, so that writing one twice or late changes nothing. ``expires`` is when a row
+    that is not there any more is to be forgotten again.
     """
 
     account: str
@@ -59,6 +60,7 @@ class Settled(msgspec.Struct, frozen=True):
     holder: str
     settled: float
     forced: float = 0.0
+    expires: float | None = None
 
 
 class Session(msgspec.Struct, frozen=True):
@@ -158,10 +160,10 @@ WRITE: dict[type, tuple[str, Callable[[Any], Values]]] = {
     ),
     Scored: ("INSERT INTO feedback VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", _scored_values),
     Settled: (
-        "INSERT INTO leases (account, period, holder, amount, settled, forced) "
-        "VALUES (?, ?, ?, 0, ?, ?) ON CONFLICT (account, period, holder) DO UPDATE SET "
+        "INSERT INTO leases (account, period, holder, amount, settled, forced, expires) "
+        "VALUES (?, ?, ?, 0, ?, ?, ?) ON CONFLICT (account, period, holder) DO UPDATE SET "
         f"{_GREATER.format('settled', 'leases')}, {_GREATER.format('forced', 'leases')}",
-        lambda row: (row.account, row.period, row.holder, row.settled, row.forced),
+        lambda row: (row.account, row.period, row.holder, row.settled, row.forced, row.expires),
     ),
     Session: (
         "INSERT INTO sessions VALUES (?, ?, ?) ON CONFLICT (session) DO UPDATE SET "

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -19,7 +20,7 @@ from coterie.gateway.retries import Deadline
 from coterie.gateway.staging import Staging
 from coterie.gateway.upstream import HttpUpstream
 from coterie.gateway.wire import Fields, bad_request, frame, value_of
-from coterie.types import Call, Completion, Message, derive_seed
+from coterie.types import Call, Completion, Message, Usage, derive_seed
 
 BOUNDS = ("max_tokens", "max_completion_tokens")
 KINDS: Mapping[str, Any] = {
@@ -83,9 +84,8 @@ class LocalUpstream:
         async with AsyncExitStack() as stack:
             await enter(stack, self._staging, self._expert, deadline)
             async with within(deadline, self.name):
-                return await self._expert.complete(
-                    Call(call.expert, call.messages, call.purpose, options)
-                )
+                asked = Call(call.expert, call.messages, call.purpose, options)
+                return _within_bound(await self._expert.complete(asked), asked)
 
     async def close(self) -> None:
         """Nothing to close: the pool closes its experts."""
@@ -97,6 +97,7 @@ class LocalUpstream:
             options = {**call.options, "seed": derive_seed(seed, "choice", place)}
             calls.append(Call(call.expert, call.messages, call.purpose, options))
         completions = await asyncio.gather(*map(self._expert.complete, calls))
+        completions = [_within_bound(one, call) for one in completions]
         for completion in completions:
             if completion.broke:
                 raise UpstreamError(failure_of(completion))
@@ -266,7 +267,7 @@ class _LocalStream(Reply):
         self._wants_usage = out.wants_usage
         self._pieces: AsyncIterator[str | Completion] = expert.stream(call)
         self._first: str | Completion | None = None
-        self._said = 0
+        self._call, self._said = call, 0
         self._prompt = sum(len(str(m.get("content") or "")) for m in call.messages) // 4
         self._stack: AsyncExitStack | None = None
 
@@ -291,7 +292,9 @@ class _LocalStream(Reply):
 
     def so_far(self) -> Tokens | None:
         """See Reply."""
-        return self.tokens or Tokens(self._prompt, self._said // 4, estimated=True)
+        bound = self._call.options.get("max_tokens")
+        said = self._said // 4 if bound is None else min(self._said // 4, bound)
+        return self.tokens or Tokens(self._prompt, said, estimated=True)
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """See Reply."""
@@ -304,7 +307,7 @@ class _LocalStream(Reply):
         if piece is None or piece.broke:
             raise UpstreamError(failure_of(piece) if piece else self._cut())
         self.finish = piece.finish_reason
-        count = piece.usage
+        count = _within_bound(piece, self._call).usage
         self.tokens = Tokens(
             count.prompt_tokens, count.completion_tokens, estimated=piece.estimated
         )
@@ -322,6 +325,14 @@ class _LocalStream(Reply):
             await self._pieces.aclose()
 
 
+def _within_bound(completion: Completion, call: Call) -> Completion:
+    """The completion, an estimate of its tokens not above the call's bound of them."""
+    most, count = call.options.get("max_tokens"), completion.usage
+    if not completion.estimated or most is None or count.completion_tokens <= most:
+        return completion
+    return replace(completion, usage=Usage(count.prompt_tokens, most))
+
+
 def failure_of(completion: Completion) -> Failure:
     """Why a local expert failed, from its own words."""
     told = redact(str(completion.error))
@@ -329,7 +340,7 @@ def failure_of(completion: Completion) -> Failure:
         return failure("context_length", told, code="context_length_exceeded")
     if "refused the call" in told:  # the request's fault: no retry, and the expert is not ill
         return failure("bad_request", told)
-    return failure("reset", told)
+    return failure("reset", told, reported=True)
 
 
 def messages_of(fields: Fields, path: str) -> tuple[Message, ...]:
@@ -355,8 +366,7 @@ def options_of(fields: Fields) -> dict[str, Any]:
     for name, kind in OPTIONS.items():
         if (value := value_of(fields, name)) is None:
             continue
-        if KINDS[kind] is int and isinstance(value, float) and value.is_integer():
-            value = int(value)
+        value = exact(name, value)
         try:
             msgspec.convert(value, KINDS[kind])
         except msgspec.ValidationError:
@@ -367,9 +377,19 @@ def options_of(fields: Fields) -> dict[str, Any]:
     return options
 
 
+def exact(name: str, value: Any) -> Any:
+    """The value of an option, a whole number as one where ``5.0`` was written."""
+    whole = isinstance(value, float) and value.is_integer()
+    return int(value) if whole and OPTIONS.get(name) == "a whole number" else value
+
+
 def known(options: Mapping[str, Any], theirs: Collection[str]) -> dict[str, Any]:
     """The options of a composition's call, of the client's (``theirs``) only those known here."""
-    kept = {k: v for k, v in options.items() if k not in theirs or (k in OPTIONS and v is not None)}
+    kept = {
+        name: exact(name, value)
+        for name, value in options.items()
+        if name not in theirs or (name in OPTIONS and value is not None)
+    }
     if (bound := kept.pop("max_completion_tokens", None)) is not None:
         kept["max_tokens"] = bound
     return kept

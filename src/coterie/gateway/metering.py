@@ -70,12 +70,15 @@ class Meters(Collector):
         return self._means.get(name)
 
     def add(self, entry: Entry) -> None:
-        """Count a request that has ended; each call's tokens and cost are its own expert's."""
+        """Count a request that has ended; each call's tokens, cost and time are its expert's."""
         expert = entry.expert or "none"
         self.requests[expert, f"{entry.status // 100}xx"] += 1
         for attempt in entry.attempts:
             asked, tokens = attempt.expert, attempt.tokens
             self.attempts[asked, attempt.kind or "ok"] += 1
+            if not attempt.kind:
+                before = self._means.get(asked, attempt.seconds)
+                self._means[asked] = before + FADING * (attempt.seconds - before)
             if tokens is not None:
                 self.tokens[asked, "prompt"] += tokens.prompt
                 self.tokens[asked, "completion"] += tokens.completion
@@ -84,9 +87,6 @@ class Meters(Collector):
         self.overhead.add(entry.overhead)
         if entry.stream:
             self.first_token.add(entry.first_token)
-        if entry.status == 200:
-            before = self._means.get(expert, entry.latency)
-            self._means[expert] = before + FADING * (entry.latency - before)
 
     async def watch_lag(self) -> None:
         """Measure for ever how late the event loop is."""

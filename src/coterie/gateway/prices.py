@@ -53,6 +53,24 @@ def cost(rates: Rates, tokens: Tokens) -> float:
     )
 
 
+def most(rates: Rates, tokens: Tokens) -> float:
+    """The most that a request of at most these tokens costs.
+
+    Nothing is read from a cache nor is every token of the dearer sort, and the prompt is of any
+    length up to there, so that each tier it may be in counts.
+    """
+    prompt, completion = rates.prompt, rates.completion
+    if rates.cached is not None and rates.cached > prompt:
+        prompt = rates.cached
+    if rates.reasoning is not None and rates.reasoning > completion:
+        completion = rates.reasoning
+    dearest = rates.request + tokens.prompt * prompt + tokens.completion * completion
+    for start, tier in rates.tiers:
+        if tokens.prompt > start:
+            dearest = max(dearest, most(tier, tokens))
+    return dearest
+
+
 class Prices:
     """Rates by expert, looked up once.
 

@@ -37,6 +37,7 @@ class Outgoing:
     for each expert. ``wants_usage`` says that the client asked for the usage chunk itself.
     ``headers`` may be forwarded as they are. ``bound`` is how many tokens of an answer are paid
     for; it is sent along where the request sets no bound of its own, None to send none.
+    ``prompt_tokens`` is the estimate of those, None where nobody made one yet.
     """
 
     path: str  # "/chat/completions", "/completions", "/embeddings" or "/responses"
@@ -45,6 +46,7 @@ class Outgoing:
     wants_usage: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
     bound: int | None = None
+    prompt_tokens: int | None = None
 
 
 class Reply:

@@ -43,7 +43,7 @@ class StreamReply(Reply):
 
     def so_far(self) -> Tokens:
         """What was reported until now, else an estimate by the bytes of content."""
-        return self.tokens or self._tally.tokens or estimate(self._out.fields, self._tally.size)
+        return self.tokens or self._tally.tokens or estimate(self._out, self._tally.size)
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """Events as they come; raises UpstreamError for a stream that is cut, stalls or fails."""

@@ -6,10 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
-from msgspec.structs import replace
-
 from coterie.gateway.entries import Tokens
-from coterie.gateway.prices import FREE, Prices, Rates, cost
+from coterie.gateway.prices import FREE, Prices, Rates, cost, most
 
 
 class Tariffs:
@@ -28,13 +26,8 @@ class Tariffs:
         return cost(self._or_free(expert), tokens)
 
     def worst(self, experts: Sequence[str], tokens: Tokens, together: int = 1) -> float:
-        """The most that so many of the experts cost together."""
-        costs = []
-        for expert in experts:
-            rates, most = self._or_free(expert), tokens
-            if rates.reasoning is not None and rates.reasoning > rates.completion:
-                most = replace(tokens, reasoning=tokens.completion)
-            costs.append(cost(rates, most))
+        """The most that so many of the experts cost together, for at most these tokens each."""
+        costs = [most(self._or_free(expert), tokens) for expert in experts]
         return max(costs) if together == 1 else sum(sorted(costs)[-together:])
 
     def expected(self, expert: str, tokens: Tokens) -> float:

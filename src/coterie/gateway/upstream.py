@@ -30,20 +30,20 @@ from coterie.gateway.replies import FramedReply, Outgoing, Reply, Timeouts, Upst
 from coterie.gateway.retries import RATES, Deadline, pause
 from coterie.gateway.shapes import read_whole, to_chunks, to_whole
 from coterie.gateway.streams import StreamReply
-from coterie.gateway.usage import answers_to, estimate, estimate_prompt
-from coterie.gateway.wire import encode_fields, raw
+from coterie.gateway.usage import BOUNDS, answers_to, estimate, prompt_tokens
+from coterie.gateway.wire import Fields, encode_fields, raw
 
 LARGEST_ANSWER = 64 << 20  # bytes
 LARGEST_REFUSAL = 64 << 10
 LINGER = 1.0  # seconds that a connection may take to end after [DONE]
 CHUNKED = frozenset({"/chat/completions", "/completions"})
-BOUNDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 FAULTS = (ConnectionError, BadResponse, Malformed, EventTooLarge)
 __all__ = ["HttpUpstream", "Outgoing", "Reply", "Timeouts", "Upstream"]
 NO_RESPONSE, BROKE_OFF = "the connection broke before an answer", "the answer broke off"
 SENT = {"content-type": "application/json", "accept-encoding": "identity"}
 SSE = (b"data:", b"event:", b":", b"id:", b"retry:")
 _TRUE = raw(True)
+_NULL = b"null"
 _WITH_USAGE = raw({"include_usage": True})
 _options = msgspec.json.Decoder(dict[str, msgspec.Raw] | None)
 
@@ -75,6 +75,7 @@ class HttpUpstream:
         self._model = raw(expert.model)
         given = expert.options.items()
         self._defaults = {name: raw(value) for name, value in given if name != "choices"}
+        self._bounds = any(name in self._defaults for names in BOUNDS.values() for name in names)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -145,7 +146,7 @@ class HttpUpstream:
             raise UpstreamError(self.error_of(body, key))
         if whole is None or not whole.answers(out.path):
             raise UpstreamError(failure("wrong_shape", f"{self.name}: sent JSON without an answer"))
-        tokens = whole.tokens() or estimate(out.fields, whole.size())
+        tokens = whole.tokens() or estimate(out, whole.size())
         rest = _pause(response, out)
         return Reply(whole.model or "", body, tokens, whole.finish(), rest)
 
@@ -232,13 +233,26 @@ class HttpUpstream:
 
     def _body(self, out: Outgoing) -> bytes:
         fields = {**self._defaults, **out.fields, "model": self._model}
-        if out.bound is not None and not any(name in fields for name in BOUNDS):
-            fields[self._bound_name(out.path)] = raw(out.bound)
+        if out.bound is not None or self._bounds:
+            self._keep_bound(fields, out)
         if out.stream:
             fields["stream"] = _TRUE
             if out.path in CHUNKED:
                 fields["stream_options"] = _with_usage(fields.get("stream_options"))
         return encode_fields(fields)
+
+    def _keep_bound(self, fields: Fields, out: Outgoing) -> None:
+        """Bound the answer as the client does, else by the least of the pool's and what is paid."""
+        names = BOUNDS[out.path]
+        if any(bytes(out.fields.get(name, _NULL)) != _NULL for name in names):
+            for name in names:
+                if name not in out.fields:
+                    fields.pop(name, None)
+        elif out.bound is not None and names:
+            given = {name: bytes(fields.pop(name)) for name in names if name in fields}
+            least = {int(one): name for name, one in given.items() if one.isdigit()}
+            bound = min([out.bound, *least])
+            fields[least.get(bound, self._bound_name(out.path))] = raw(bound)
 
     def _bound_name(self, path: str) -> str:
         """How the bound of an answer is called: OpenAI's own chat has a newer name for it."""
@@ -277,7 +291,7 @@ def _pause(response: Response, out: Outgoing) -> float:
     headers = response.headers
     if not any(remaining in headers for remaining, _ in RATES):
         return 0.0
-    return pause(headers, estimate_prompt(out.fields))
+    return pause(headers, prompt_tokens(out))
 
 
 def _with_usage(options: msgspec.Raw | None) -> msgspec.Raw:

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from coterie.gateway.entries import Tokens
 from coterie.gateway.wire import Fields
 
+if TYPE_CHECKING:
+    from coterie.gateway.replies import Outgoing
+
 Count = int | float | None
 PER_TOKEN = 4  # bytes, where nobody counted
-BOUNDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+BOUNDS: Mapping[str, tuple[str, ...]] = {  # of an answer's tokens, by what they mean something to
+    "/chat/completions": ("max_completion_tokens", "max_tokens"),
+    "/completions": ("max_tokens",),
+    "/responses": ("max_output_tokens",),
+    "/embeddings": (),
+}
+TEMPLATE = 128  # tokens that an expert's chat template may add to a prompt, beyond JSON's own bytes
+TOOLING = 512  # and where there are tools
 ASKED = ("messages", "prompt", "input", "instructions", "tools", "system")
 
 
@@ -67,19 +80,46 @@ def estimate_prompt(fields: Fields) -> int:
     return -(-size // PER_TOKEN)
 
 
-def longest(fields: Fields, unbounded: int) -> Tokens:
-    """The same and the longest answer, ``unbounded`` where the request does not bound it."""
-    given = [bytes(fields[name]) for name in BOUNDS if name in fields]
-    bounds = [int(one) for one in given if one.isdigit()]
-    return Tokens(estimate_prompt(fields), max(bounds, default=unbounded))
+def bound_prompt(size: int, fields: Fields) -> int:
+    """The most tokens of a prompt that is ``size`` bytes of JSON, a token having at least a byte.
+
+    JSON never writes a text shorter than it is, and what it writes around the text pays for what a
+    template does, but for a system prompt of its own.
+    """
+    if "tools" in fields or "functions" in fields:
+        return size + TEMPLATE + TOOLING
+    return size + TEMPLATE
 
 
-def expected_tokens(fields: Fields) -> int:
+def bound_answers(fields: Fields, bound: int) -> int:
+    """The most tokens of all answers of ``bound`` each; a refuted prediction is paid for too."""
+    most = bound * answers_made(fields)
+    return most + len(memoryview(fields["prediction"])) if "prediction" in fields else most
+
+
+def longest(path: str, fields: Fields, unbounded: int) -> Tokens:
+    """The most tokens of a request, its answers ``unbounded`` where it does not bound them."""
+    size = sum([len(memoryview(value)) for value in fields.values()])
+    bound = unbounded if (given := _bound(path, fields)) is None else given
+    return Tokens(bound_prompt(size, fields), bound_answers(fields, bound))
+
+
+def _bound(path: str, fields: Fields) -> int | None:
+    most = None
+    for name in BOUNDS[path]:
+        if name in fields and (given := bytes(fields[name])).isdigit():
+            most = max(int(given), most or 0)
+    return most
+
+
+def prompt_tokens(out: Outgoing) -> int:
+    """Tokens of the prompt, as they were estimated when it was read."""
+    return estimate_prompt(out.fields) if out.prompt_tokens is None else out.prompt_tokens
+
+
+def expected_tokens(out: Outgoing) -> int:
     """The same with the longest answer, as far as the request bounds it."""
-    for name in BOUNDS:
-        if name in fields and (bound := bytes(fields[name])).isdigit():
-            return estimate_prompt(fields) + int(bound)
-    return estimate_prompt(fields)
+    return prompt_tokens(out) + (_bound(out.path, out.fields) or 0)
 
 
 def answers_to(fields: Fields) -> int:
@@ -109,6 +149,13 @@ def _prompts(fields: Fields) -> int:
     return max(1, sum(not isinstance(one, int) for one in prompts))
 
 
-def estimate(fields: Fields, answered: int) -> Tokens:
-    """Tokens of a request and an answer of ``answered`` bytes, marked as estimated."""
-    return Tokens(estimate_prompt(fields), -(-answered // PER_TOKEN), estimated=True)
+def estimate(out: Outgoing, answered: int) -> Tokens:
+    """Tokens of a request and an answer of ``answered`` bytes, marked as estimated.
+
+    No answer is longer than its bound, however few bytes its tokens have.
+    """
+    said = -(-answered // PER_TOKEN)
+    bound = _bound(out.path, out.fields) if out.bound is None else out.bound
+    if said and bound is not None:
+        said = min(said, bound_answers(out.fields, bound))
+    return Tokens(prompt_tokens(out), said, estimated=True)
