@@ -9,7 +9,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from served_world import QUALITY, Visit, World, serving, write_pool
 
+from coterie.gateway.asked import Asked
 from coterie.gateway.keys import make_key
+from coterie.gateway.routing import Plan
 
 
 def run(path: Path, main: Callable[[World], Awaitable[None]], **changes: Any) -> None:
@@ -282,6 +284,28 @@ def test_a_fault_of_ours_is_an_answer_and_a_row_too(
         (said,) = caplog.records
         assert row.id in said.getMessage()
         assert "KeyError: 'ann'" in caplog.text
+
+    run(write_pool(tmp_path), main)
+
+
+def test_the_traceback_of_a_fault_has_neither_prompts_nor_keys(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main(world: World) -> None:
+        def plan(asked: Asked, *rest: object, **more: object) -> Plan:
+            try:
+                raise ValueError(f"no number in {asked.text!r}")
+            except ValueError as error:
+                raise LookupError(f"with Bearer sk-0123456789 {[asked.text]}") from error
+
+        monkeypatch.setattr(world.gateway.live.services.routing, "plan", plan)
+        messages = [{"role": "user", "content": "my secret\nprompt"}]
+        answer = await world.ask(messages=messages)
+        assert answer.status == 500
+        assert "ValueError: no number in '...'" in caplog.text
+        assert "LookupError: with Bearer *** ['...']" in caplog.text
+        assert "raise LookupError" in caplog.text
+        assert "secret" not in caplog.text
 
     run(write_pool(tmp_path), main)
 
