@@ -43,6 +43,7 @@ import difflib
 import functools
 import importlib.util
 import inspect
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -301,6 +302,7 @@ def read_config(path: str | Path) -> Config:
         raise ConfigError(_explained(first), path=file, field=field) from None
     _check_names(settings, file)
     _check_memory(settings.pool, file)
+    _check_gateway(settings, file)
     return Config(file, settings)
 
 
@@ -446,14 +448,40 @@ def _check_memory(table: PoolTable, path: Path) -> None:
     """Raise ConfigError where sizes cannot be read, or count experts and bytes at once."""
     for key in ("memory", "host_memory"):
         if (value := getattr(table, key)) is not None:
-            try:
-                parse_bytes(value)
-            except InputError as error:
-                message = str(error).partition(": ")[2]
-                raise ConfigError(message, path=path, field=f"pool.{key}") from None
+            _check_bytes(value, path, f"pool.{key}")
     if table.memory is None and table.host_memory is not None:
         message = "needs memory, the bytes of the device, beside it"
         raise ConfigError(message, path=path, field="pool.host_memory")
     if table.memory is not None and table.capacity is not None:
         message = "both capacity (a number of experts) and memory (bytes) are given; keep one"
         raise ConfigError(message, path=path, field="pool.capacity")
+
+
+def _check_bytes(value: object, path: Path, field: str) -> None:
+    try:
+        parse_bytes(value)
+    except InputError as error:
+        message = str(error).partition(": ")[2]
+        raise ConfigError(message, path=path, field=field) from None
+
+
+def _check_gateway(settings: Settings, path: Path) -> None:
+    """Raise ConfigError for what would be read and never come into effect."""
+    table, names = settings.gateway, [entry.name for entry in settings.expert]
+    _check_bytes(table.max_body, path, "gateway.max_body")
+    for name in table.prices:
+        if name not in names:
+            message = f"no expert is called {name!r}; {_hint(name, names)}"
+            raise ConfigError(message, path=path, field="gateway.prices")
+    for origin in table.origins:
+        if not _ORIGIN.fullmatch(origin):
+            message = f"expected pages' origins such as 'https://chat.example', got {origin!r}"
+            raise ConfigError(message, path=path, field="gateway.origins")
+    for host in table.hosts:
+        if not _HOST.fullmatch(host):
+            message = f"expected names such as 'llm.example', without a port, got {host!r}"
+            raise ConfigError(message, path=path, field="gateway.hosts")
+
+
+_ORIGIN = re.compile(r"null|[A-Za-z][\w+.-]*://[^/\s*]+/?")
+_HOST = re.compile(r"[^\s/:@*]+|\[[0-9A-Fa-f:.]+\]")

@@ -124,6 +124,25 @@ def test_policies_that_need_a_batch_are_refused(tmp_path: Path, policy: dict[str
         build(str(path), None, None)
 
 
+@pytest.mark.parametrize(
+    ("table", "field", "why"),
+    [
+        ({"max_body": "20 bananas"}, "gateway.max_body", "bytes above 0"),
+        ({"prices": {"anne": {"prompt": 1.0, "completion": 1.0}}}, "gateway.prices", "'ann'"),
+        ({"origins": ["chat.example"]}, "gateway.origins", "'https://"),
+        ({"origins": ["*"]}, "gateway.origins", "'https://"),
+        ({"hosts": ["http://llm.example/"]}, "gateway.hosts", "'llm.example'"),
+        ({"hosts": ["llm.example:8000"]}, "gateway.hosts", "without a port"),
+    ],
+)
+def test_what_would_never_come_into_effect_is_refused(
+    tmp_path: Path, table: dict[str, Any], field: str, why: str
+) -> None:
+    with pytest.raises(ConfigError, match=why) as caught:
+        build(str(write_pool(tmp_path, gateway=table)), None, None)
+    assert field in str(caught.value)
+
+
 def test_a_router_of_another_pool_is_refused_at_the_start(tmp_path: Path) -> None:
     path = write_pool(tmp_path)
     other = tmp_path / "other"
