@@ -95,6 +95,7 @@ def test_our_own_key_is_masked_whatever_it_looks_like() -> None:
 
 def test_a_message_is_one_short_line() -> None:
     assert len(redact("x\n\r\0 " * 10_000)) <= 500
+    assert redact("a\x1b[2Jb\x9bc") == "a [2Jb c"
 
 
 @pytest.mark.parametrize(

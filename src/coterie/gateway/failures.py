@@ -254,6 +254,9 @@ _SECRETS = (
 )
 
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")  # a terminal would do what they say
+
+
 def redact(text: str, secrets: Sequence[str] = ()) -> str:
     """``text`` on one line, bounded, without ``secrets`` and what looks like one.
 
@@ -265,4 +268,4 @@ def redact(text: str, secrets: Sequence[str] = ()) -> str:
             text = text.replace(secret, "***")
     for pattern, shown in _SECRETS:
         text = pattern.sub(shown, text)
-    return " ".join(text[: 4 * LONGEST].split())[:LONGEST]
+    return " ".join(_CONTROL.sub(" ", text[: 4 * LONGEST]).split())[:LONGEST]
