@@ -1,11 +1,13 @@
 """HTTP to experts: what comes in which form, and what becomes of the connection."""
 
 import asyncio
+import random
 import shutil
 import socket
 import ssl
 import struct
 import subprocess
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -315,6 +317,17 @@ def test_a_name_is_looked_up_once_for_all_who_wait(monkeypatch: pytest.MonkeyPat
     assert len(looked) == 1
 
 
+def test_a_server_that_hangs_up_before_it_is_asked_is_a_connection_error() -> None:
+    async def client(connections: Connections) -> None:
+        made = await connections._made()
+        await asyncio.sleep(0.05)
+        with pytest.raises(ConnectionError, match="at once"):
+            await made.ask(b"POST / HTTP/1.1\r\ncontent-length: 0\r\n\r\n", b"")
+        assert not connections._busy
+
+    run(Server(), client)
+
+
 def test_requests_at_once_have_connections_of_their_own() -> None:
     async def client(connections: Connections) -> None:
         assert await asyncio.gather(*[asked(connections) for _ in range(5)]) == [b"hi"] * 5
@@ -323,6 +336,56 @@ def test_requests_at_once_have_connections_of_their_own() -> None:
     server = Server([WHOLE], [WHOLE])
     run(server, client)
     assert server.made == 5
+
+
+async def moody(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Gives back each request's body, in the way that its first letter says."""
+    while head := await reader.readuntil(b"\r\n\r\n"):
+        body = await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split()[0]))
+        how, length = body[:1], OK + b"content-length: %d\r\n\r\n" % len(body)
+        hints = b"HTTP/1.1 103 Early Hints\r\n\r\n" if how == b"h" else b""
+        if how == b"c":
+            pieces = [b"%x\r\n%b\r\n" % (1, body[i : i + 1]) for i in range(len(body))]
+            pieces = [OK + b"transfer-encoding: chunked\r\n\r\n", *pieces, b"0\r\n\r\n"]
+        elif how == b"e":
+            pieces = [OK + b"\r\n", body]
+        else:
+            pieces = [hints + length + body[:3], body[3:] if how != b"t" else b""]
+        pieces.append(b"rubbish" if how == b"g" else b"")
+        for piece in pieces:
+            if writer.is_closing():  # where uvloop's raises RuntimeError
+                return
+            writer.write(piece)
+            await asyncio.sleep(0.02 if how == b"s" else 0)
+        if how in b"etx":
+            return
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_request_ever_gets_the_answer_to_another(seed: int) -> None:
+    draw = random.Random(seed)
+
+    async def client(connections: Connections) -> None:
+        async def one(number: int) -> str:
+            body = f"{draw.choice('lcehtgsx')} {number}".encode()
+            try:
+                async with asyncio.timeout(draw.choice([5, 5, draw.random() / 30])):
+                    answer = await asked(connections, body)
+            except (ConnectionError, BadResponse, TimeoutError) as error:
+                return type(error).__name__
+            assert answer == body
+            return "answered"
+
+        for _ in range(40):
+            ends = await asyncio.gather(*[one(draw.randrange(10**9)) for _ in range(10)])
+            outcomes.update(ends)
+        assert not connections._busy
+
+    outcomes = Counter[str]()
+    run(moody, client)
+    assert outcomes["answered"] > 200
+    assert outcomes["TimeoutError"] > 5
+    assert outcomes["ConnectionResetError"] > 20
 
 
 def test_a_server_waits_while_nobody_reads() -> None:
