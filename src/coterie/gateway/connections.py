@@ -319,6 +319,7 @@ class _Connection(asyncio.Protocol):
     async def ask(self, head: bytes, body: bytes) -> Response:
         """Send a request; its response, once the head has come."""
         if self._transport.is_closing():  # before it was of use
+            self._owner.forget(self)
             raise ConnectionResetError("the server closed the connection at once")
         self._response = response = Response(self, self._loop)
         self._headed, self._held, self._asked = False, 0, self._loop.time()
