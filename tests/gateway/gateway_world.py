@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +17,7 @@ from coterie.gateway.retries import Deadline
 from coterie.gateway.upstream import HttpUpstream, Outgoing, Timeouts
 from coterie.gateway.wire import Fields, decode_fields
 
+Loop = Callable[[], asyncio.AbstractEventLoop]
 PATIENT = Timeouts(connect=5, first=5, stall=5, whole=5)
 HASTY = Timeouts(connect=5, first=0.25, stall=0.15, whole=0.25)  # where something is to hang
 ALL = " ".join(WORDS) + " "
@@ -108,8 +109,9 @@ def texts(body: bytes) -> str:
     return said
 
 
-def run(main: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(main, 10))
+def run(main: Coroutine[Any, Any, None], loop: Loop | None = None) -> None:
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(asyncio.wait_for(main, 10))
 
 
 def ask(
@@ -117,6 +119,7 @@ def ask(
     stream: bool = True,
     options: AttemptOptions | None = None,
     fields: dict[str, Any] | None = None,
+    loop: Loop | None = None,
     **settings: Any,
 ) -> Outcome:
     """What comes of a request to these experts, named after their faults."""
@@ -130,6 +133,6 @@ def ask(
             await asyncio.sleep(0.01)  # until the server has noticed who left
             result.log = server.log
 
-    run(main())
+    run(main(), loop)
     result.text = texts(result.body)
     return result

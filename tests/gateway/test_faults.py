@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import pytest
+import uvloop
 from fault_upstream import CALLS, TOOLS, FaultUpstream
 from gateway_world import (
     ALL,
@@ -13,6 +14,7 @@ from gateway_world import (
     PATIENT,
     THREE,
     USED,
+    Loop,
     Outcome,
     ask,
     carry_out,
@@ -293,8 +295,9 @@ def test_the_model_that_answered_is_reported() -> None:
     assert asyncio.run(main()) == "served"
 
 
-def test_an_endless_stream_ends_with_the_deadline() -> None:
-    result = ask("endless", seconds=0.3)
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_an_endless_stream_ends_with_the_deadline(loop: Loop) -> None:
+    result = ask("endless", seconds=0.3, loop=loop)
     assert (result.kind, result.late, result.log[0].left) == ("deadline", True, True)
     assert result.attempts[0].tokens is not None
 

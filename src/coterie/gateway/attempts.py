@@ -466,7 +466,7 @@ class _Run:
             self.floor = max(self.floor, float("inf") if known is None else known)
         elif not (told.retryable or (told.kind == "content_filter" and self.options.refusals)):
             raise Exhausted(told, self.attempts)
-        if self.deadline.left() <= 0:
+        if self.deadline.over:
             raise Exhausted(told, self.attempts)
 
     def _large_enough(self, upstream: Upstream) -> bool:

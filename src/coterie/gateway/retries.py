@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 Clock = Callable[[], float]
+TICK = 2e-3  # seconds that a timer may be early: uvloop counts milliseconds
 LONGEST_WAIT = 120.0  # seconds; a server that asks for more is not waited for
 
 
@@ -25,6 +26,11 @@ class Deadline:
     ) -> None:
         self.clock, self.kind = clock, kind
         self.at = clock() + seconds
+
+    @property
+    def over(self) -> bool:
+        """It is, as near as timers can tell."""
+        return self.left() < TICK
 
     def half(self) -> Deadline:
         """Half of what is left: whoever is silent until then leaves time for another."""

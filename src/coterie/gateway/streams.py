@@ -96,7 +96,7 @@ class StreamReply(Reply):
         name = self._upstream.name
         if not isinstance(error, TimeoutError):
             return failure("cut", f"{name}: the stream broke off")
-        if self._deadline.left() > 0:
+        if not self._deadline.over:
             return failure("stall", f"{name}: the stream stalled")
         return failure("deadline", f"{name}: the stream took too long")
 
