@@ -257,6 +257,7 @@ async def test_requests_and_tokens_a_minute_are_limited_and_told(
         await accounts.reserve(key, 0.0, 1)
     assert (error.value.type, *refusal(error)[:2]) == ("tokens", 429, "rate_limit_exceeded")
     assert refusal(error)[2][b"retry-after"] == b"51"  # the minute's 40, until 201 of 1200 faded
+    assert refusal(error)[2][b"x-ratelimit-reset-tokens"] == b"51s"
     clock.now += 40 + 30
     half = dict((await accounts.reserve(key, 0.0, 5)).headers)
     assert half[b"x-ratelimit-remaining-tokens"] == b"395"  # with what was not reserved

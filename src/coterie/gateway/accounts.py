@@ -294,12 +294,12 @@ def _remaining(allowance: Allowance) -> int:
     return max(0, int(allowance.terms.cap - allowance.total + allowance.left))
 
 
-def _rate_headers(allowance: Allowance, now: float) -> list[tuple[bytes, bytes]]:
+def _rate_headers(allowance: Allowance, now: float, wait: float = 0.0) -> list[tuple[bytes, bytes]]:
     unit = allowance.terms.unit.encode()
     return [
         (b"x-ratelimit-limit-" + unit, b"%d" % allowance.terms.cap),
         (b"x-ratelimit-remaining-" + unit, b"%d" % _remaining(allowance)),
-        (b"x-ratelimit-reset-" + unit, duration(allowance.until - now).encode()),
+        (b"x-ratelimit-reset-" + unit, duration(max(allowance.until - now, wait)).encode()),
     ]
 
 
@@ -329,7 +329,7 @@ def _denied(allowance: Allowance, need: float, now: float) -> ApiError:
     message = f"Rate limit reached for this {owner}: {terms.cap:g} {what} {per}; asked {need:g}."
     headers = [(b"retry-after", b"%d" % math.ceil(wait))]
     if terms.unit != "slots":
-        headers += _rate_headers(allowance, now)
+        headers += _rate_headers(allowance, now, wait)
     if need > terms.cap:
         headers.append((b"x-should-retry", b"false"))
     kind = "concurrency" if terms.unit == "slots" else terms.unit
