@@ -175,7 +175,7 @@ async def one(draw: random.Random, port: int, key: str, sender: Sender, done: So
     if kind == "malformed":
         bad = malformed(draw, port, MODELS)
         data = bad.data.replace(b"\r\n", f"\r\nauthorization: Bearer {key}\r\n".encode(), 1)
-        note(done, kind, await sender.send(Bad(data, bad.whole, bad.head)), data)
+        await sent(done, kind, sender, Bad(data, bad.whole, bad.head))
         return
     stream = kind == "aborted" or draw.random() < 0.3
     model = draw.choice(("flaky", "refused") if kind == "faulty" else MODELS)
@@ -183,7 +183,16 @@ async def one(draw: random.Random, port: int, key: str, sender: Sender, done: So
     if kind == "aborted":
         await abort(port, data, draw)
     else:
-        note(done, kind, await sender.send(Bad(data)), data)
+        await sent(done, kind, sender, Bad(data))
+
+
+async def sent(done: Soaked, kind: str, sender: Sender, bad: Bad) -> None:
+    """Send a request and note what comes of it."""
+    try:
+        note(done, kind, await sender.send(bad), bad.data)
+    except TimeoutError:
+        done.faults.append(f"{kind}: no answer in time to {bad.data[-4000:]!r}")
+        sender.close()
 
 
 def note(done: Soaked, kind: str, answer: Answer | None, data: bytes) -> None:
