@@ -22,8 +22,8 @@ from coterie.gateway.connections import (
     Connections,
     ConnectTimeout,
     NotConnected,
-    Response,
 )
+from coterie.gateway.responses import Response
 
 OK = b"HTTP/1.1 200 OK\r\n"
 WHOLE = OK + b"content-length: 2\r\n\r\nhi"

@@ -11,9 +11,9 @@ from served import upstream
 from served_world import Scripted, World, serving, write_pool
 
 from coterie.gateway.attempts import Delivery
+from coterie.gateway.eligibility import UNPRICED
 from coterie.gateway.entries import Team
 from coterie.gateway.keys import make_key
-from coterie.gateway.routing import UNPRICED
 from coterie.types import Call, Completion, Decision, Final, Flow, Query, Seed
 
 

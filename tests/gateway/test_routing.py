@@ -14,10 +14,11 @@ from served_world import COST, QUALITY, router
 from coterie.compositions import Composition, cascade, recruit
 from coterie.errors import CoterieError
 from coterie.gateway.asked import read_asked
+from coterie.gateway.eligibility import Profile, narrowed
 from coterie.gateway.entries import Entry
 from coterie.gateway.explaining import explained
 from coterie.gateway.observing import Memory, Observing
-from coterie.gateway.routing import Named, Plan, Profile, Routing, narrowed
+from coterie.gateway.routing import Named, Plan, Routing
 from coterie.gateway.wire import ApiError
 from coterie.policies import Explore, Guarded, Utility
 from coterie.types import Estimates, Query

@@ -25,6 +25,7 @@ from coterie.gateway.asked import Asked
 from coterie.gateway.attempts import AttemptOptions, Attempts
 from coterie.gateway.conversations import compositions_of
 from coterie.gateway.drift import DriftMonitor, training_vectors
+from coterie.gateway.eligibility import ALL, Profile
 from coterie.gateway.entries import Entry, Tokens
 from coterie.gateway.exporting import note_encoder
 from coterie.gateway.guard import Doors, check_address, is_loopback
@@ -34,7 +35,7 @@ from coterie.gateway.metering import Meters
 from coterie.gateway.observing import Memory, Observing
 from coterie.gateway.prices import FREE, Prices, Rates
 from coterie.gateway.replies import Timeouts, Upstream
-from coterie.gateway.routing import ALL, Named, Profile, Routing
+from coterie.gateway.routing import Named, Routing
 from coterie.gateway.services import Limits, Services
 from coterie.gateway.sessions import Sessions
 from coterie.gateway.shadow import Shadow

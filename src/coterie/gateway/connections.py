@@ -20,10 +20,10 @@ import httptools
 from aiohappyeyeballs import AddrInfoType, start_connection
 
 from coterie.gateway.guard import barred
+from coterie.gateway.responses import UNREAD, Response
 
 KEPT = 15.0  # seconds that a connection waits for another request
 LARGEST_HEAD = 1 << 16  # bytes that may come without the response getting on
-UNREAD = 1 << 17  # bytes of a body that wait before the server has to
 LOOKED_UP = 10.0  # seconds that a name's addresses are taken for granted
 STAGGER = 0.25  # seconds until the next address of a name is tried beside the first
 UNHEARD = 1.0  # seconds in which a server that closed a kept connection may be told of
@@ -65,8 +65,8 @@ class Connections:
         name = place if place.isascii() else f"{self._host}:{self._port}"
         self._head = f"host: {name}\r\nuser-agent: coterie\r\naccept: */*\r\n"
         self._heads: dict[str, str] = {}
-        self._idle: list[_Connection] = []
-        self._busy: set[_Connection] = set()
+        self._idle: list[Connection] = []
+        self._busy: set[Connection] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._addresses: tuple[float, list[AddrInfoType]] = (-LOOKED_UP, [])
         self._lookup: asyncio.Task[list[AddrInfoType]] | None = None
@@ -105,7 +105,7 @@ class Connections:
         if self._lookup is not None:
             self._lookup.cancel()
 
-    def _kept(self) -> _Connection | None:
+    def _kept(self) -> Connection | None:
         """An idle connection, the one used last."""
         while self._idle:
             connection = self._idle.pop()
@@ -115,7 +115,7 @@ class Connections:
             connection.abort()
         return None
 
-    def keep(self, connection: _Connection) -> None:
+    def keep(self, connection: Connection) -> None:
         """The connection is free for another request."""
         self._busy.discard(connection)
         if self._sweeper is None:
@@ -123,7 +123,7 @@ class Connections:
         connection.since = self.loop.time()
         self._idle.append(connection)
 
-    def forget(self, connection: _Connection) -> None:
+    def forget(self, connection: Connection) -> None:
         """The connection is gone."""
         self._busy.discard(connection)
         if connection in self._idle:
@@ -138,7 +138,7 @@ class Connections:
         if self._idle:
             self._sweeper = self.loop.call_at(self._idle[0].since + KEPT, self._sweep)
 
-    async def _made(self) -> _Connection:
+    async def _made(self) -> Connection:
         try:
             async with asyncio.timeout(self._connect):
                 sock = await start_connection(
@@ -150,14 +150,14 @@ class Connections:
         except OSError as error:
             raise NotConnected(str(error)) from None
 
-    async def _speaking(self, sock: socket.socket) -> _Connection:
+    async def _speaking(self, sock: socket.socket) -> Connection:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         secure: dict[str, Any] = {}
         if self._tls:
             secure = {"ssl": _context(), "server_hostname": self._host}
         try:
             _, made = await self.loop.create_connection(
-                lambda: _Connection(self, self.loop), sock=sock, **secure
+                lambda: Connection(self, self.loop), sock=sock, **secure
             )
         except BaseException:
             with suppress(OSError):  # asyncio closes it at its end, and not if it is closed already
@@ -198,105 +198,7 @@ def _context() -> ssl.SSLContext:
     return context
 
 
-class Response:
-    """A response under way: status and headers (names in lower case, the first of each counts).
-
-    ``whole`` says that the body's end has come, ``ended`` that it has been read up to there.
-    """
-
-    __slots__ = (
-        "_connection", "_error", "_loop", "_paused", "_pieces", "_size", "_waiter", "headers",
-        "status", "whole",
-    )  # fmt: skip
-
-    def __init__(self, connection: _Connection, loop: asyncio.AbstractEventLoop) -> None:
-        self._connection: _Connection | None = connection
-        self._loop = loop
-        self.status = 0
-        self.headers: dict[str, str] = {}
-        self.whole = self._paused = False
-        self._pieces: list[bytes] = []
-        self._size = 0
-        self._error: BaseException | None = None
-        self._waiter: asyncio.Future[None] | None = None
-
-    @property
-    def ended(self) -> bool:
-        """The whole body has been read."""
-        return self.whole and not self._pieces
-
-    async def read(self) -> bytes:
-        """What has come of the body, at least a byte; empty at its end.
-
-        Raises ConnectionError where it breaks off, BadResponse where it is malformed, and what it
-        was made to ``fail`` with.
-        """
-        while not self._pieces:
-            if self.whole:
-                return b""
-            if self._error is not None:
-                raise self._error
-            await self.arrival()
-        piece = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces, self._size = [], 0
-        if self._paused:
-            self.hold(False)
-        return piece
-
-    async def arrival(self) -> None:
-        """Return when something new is known."""
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
-    async def begun(self) -> None:
-        """Return when the head has come; raises what ``read`` does."""
-        while not self.status:
-            if self._error is not None:
-                raise self._error
-            await self.arrival()
-
-    def fail(self, error: BaseException) -> None:
-        """Have the reader raise this, once it has read what came before the body's end."""
-        if not self.whole and self._error is None:
-            self._error = error
-            self.wake()
-
-    def close(self) -> None:
-        """Break the connection off, unless the body is whole: who reads gets ConnectionError."""
-        if self._connection is not None:
-            self._connection.abort()
-
-    # -- for the connection
-
-    def fed(self, piece: bytes) -> None:
-        """More of the body."""
-        self._pieces.append(piece)
-        self._size += len(piece)
-        if self._size > UNREAD and not self._paused:
-            self.hold(True)
-        self.wake()
-
-    def finished(self) -> None:
-        """The body is whole; the connection is another's from now on."""
-        self.whole, self._connection = True, None
-        self.wake()
-
-    def hold(self, paused: bool) -> None:
-        """Have the server wait, or not any more."""
-        self._paused = paused
-        if self._connection is not None:
-            self._connection.hold(paused)
-
-    def wake(self) -> None:
-        """There is something to look at."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-
-class _Connection(asyncio.Protocol):
+class Connection(asyncio.Protocol):
     """One connection and the response under way on it; see httptools for the parser's calls."""
 
     def __init__(self, owner: Connections, loop: asyncio.AbstractEventLoop) -> None:

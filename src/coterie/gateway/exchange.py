@@ -102,7 +102,9 @@ class Exchange:
         """Why an expert may not be asked that the plan does not name, "" where it may."""
         if self.plan is not None and name in self.plan.experts:
             return ""
-        return self.services.routing.bar(name, self.asked, self.key.experts, None, self._unpriced)
+        return self.services.routing.eligibility.bar(
+            name, self.asked, self.key.experts, None, self._unpriced
+        )
 
     def _options(self) -> AttemptOptions:
         options, wish = self.services.options, self.asked.wishes.mid_stream

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -13,7 +12,8 @@ import numpy as np
 
 from coterie.compositions import Composition
 from coterie.errors import CoterieError, InputError
-from coterie.gateway.asked import NO_WISHES, Asked
+from coterie.gateway.asked import Asked
+from coterie.gateway.eligibility import Eligibility, Profile, narrowed, nobody
 from coterie.gateway.entries import Candidate
 from coterie.gateway.observing import Memory, Observing
 from coterie.gateway.wire import ApiError, bad_request, not_found
@@ -22,32 +22,12 @@ from coterie.routers.base import Router
 from coterie.types import Decision, Estimates, Query
 
 AUTO = "auto"
-ALL = frozenset(
-    ("tools", "vision", "audio", "json_schema", "logprobs", "prefix", "embeddings", "responses")
-)
-NOT_ALLOWED = "not allowed for this key"
 MOST_RECRUITED = 16
 APART = frozenset({"tools", "vision", "audio", "logprobs"})  # needs that no merged text serves
 OFTEN = 64  # requests between two looks at who is best on average
 COMPOSED = ("/chat/completions", "/completions")  # what several experts can answer together
 KEPT_THERE = ("previous_response_id", "conversation")  # what a provider keeps of earlier ones
-UNPRICED = "its price is not known, so that no budget could be kept: give it one in the pool file"
 VECTORS = "/embeddings"  # each expert has a space of its own, so none stands in for another
-
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """What the gateway knows of an expert beside the router: capabilities, place, tags.
-
-    ``prefix_saving`` is what reading one cached prompt token saves, in the pool's unit.
-    """
-
-    name: str
-    capabilities: frozenset[str] = ALL
-    context_length: int | None = None
-    tags: frozenset[str] = frozenset()
-    region: str | None = None
-    prefix_saving: float = 0.0
 
 
 @dataclass(slots=True)
@@ -124,7 +104,8 @@ class Routing:
         self.policies = dict(policies or {})
         self.compositions = dict(compositions or {})
         self.explore, self.stay_margin, self.load_margin = explore, stay_margin, load_margin
-        self.latency, self.price, self.loads = latency, price, loads
+        self.price, self.loads = price, loads
+        self.eligibility = Eligibility(self.profiles, latency, self._cost)
         self.observing = observing or Observing(Memory(router))
         self.refuge = refuge
         self.experts: tuple[str, ...] = ()
@@ -178,13 +159,15 @@ class Routing:
 
     def _direct(self, asked: Asked, allowed: Sequence[str], unpriced: Set[str]) -> Plan:
         names = tuple(dict.fromkeys((asked.model, *asked.models)))
-        barred = {name: self.bar(name, asked, allowed, None, unpriced) for name in names}
+        barred = {
+            name: self.eligibility.bar(name, asked, allowed, None, unpriced) for name in names
+        }
         if unknown := [name for name in names if name not in self.profiles]:
             raise not_found(unknown[0])
         kept = tuple([name for name in names if not barred[name]])
         candidates = [Candidate(name, barred=barred[name]) for name in names]
         if not kept:
-            raise _nobody(candidates)
+            raise nobody(candidates)
         return Plan(kept, "direct", candidates=candidates)
 
     def _named(self, asked: Asked) -> Named:
@@ -246,14 +229,14 @@ class Routing:
             self._quality += estimates.quality[0]
         qualities, costs = estimates.quality[0].tolist(), estimates.cost[0].tolist()
         barred = [
-            self.bar(name, asked, allowed, cost, unpriced)
+            self.eligibility.bar(name, asked, allowed, cost, unpriced)
             for name, cost in zip(self.experts, costs, strict=True)
         ]
         columns = [j for j, why in enumerate(barred) if not why]
         candidates = self._candidates(estimates, qualities, costs, barred)
         drift = None if explain else self.observing.measure(asked.text)
         if not columns:
-            raise _nobody(candidates)
+            raise nobody(candidates)
         if len(columns) < len(barred):
             estimates = narrowed(estimates, columns)
         constraints: dict[str, Any] = {}
@@ -302,7 +285,7 @@ class Routing:
             if name not in self.profiles:
                 raise not_found(name)
             if name not in barred:  # the router does not know it
-                barred[name] = self.bar(name, asked, allowed, None, unpriced)
+                barred[name] = self.eligibility.bar(name, asked, allowed, None, unpriced)
                 candidates.append(Candidate(name, barred=barred[name]))
         listed = [name for name in asked.models if not barred[name]]
         experts = tuple(dict.fromkeys((decision.experts[0], *listed)))
@@ -389,55 +372,6 @@ class Routing:
             constraints["loading"] = sorted(loading.intersection(names))
         return replace(estimates, quality=quality, cost=cost)
 
-    # -- constraints
-
-    def bar(
-        self,
-        name: str,
-        asked: Asked,
-        allowed: Sequence[str],
-        cost: float | None = None,
-        unpriced: Set[str] = frozenset(),
-    ) -> str:
-        """Why this expert may not answer, "" where it may."""
-        wishes, profile = asked.wishes, self.profiles.get(name)
-        if profile is None:
-            return "unknown"
-        if allowed and name not in allowed:
-            return NOT_ALLOWED
-        if unpriced and name in unpriced:
-            return UNPRICED
-        if asked.needs and (lacking := asked.needs - profile.capabilities):
-            return f"lacks {', '.join(sorted(lacking))}"
-        if profile.context_length is not None:
-            tokens = asked.prompt_tokens + (asked.answer_tokens or 0)
-            if tokens > profile.context_length:
-                return f"about {tokens} tokens, its context holds {profile.context_length}"
-        if wishes is not NO_WISHES and (why := self._against(asked, profile, cost)):
-            return why
-        return ""
-
-    def _against(self, asked: Asked, profile: Profile, cost: float | None) -> str:
-        """Why the wishes rule this expert out."""
-        wishes = asked.wishes
-        if wishes.experts and profile.name not in wishes.experts:
-            return "not among the experts asked for"
-        if profile.name in wishes.exclude:
-            return "excluded by the request"
-        if wishes.region is not None and profile.region != wishes.region:
-            return f"in region {profile.region}, asked for {wishes.region}"
-        if wishes.tags and (missing := set(wishes.tags) - profile.tags):
-            return f"lacks the tags {', '.join(sorted(missing))}"
-        if wishes.max_cost is not None:
-            cost = self._cost(profile.name, asked) if cost is None else cost
-            if not cost <= wishes.max_cost:
-                return f"expected cost {cost:.4g} > {wishes.max_cost:.4g}"
-        if wishes.max_latency is not None:
-            seconds = self.latency(profile.name)
-            if seconds is not None and not seconds <= wishes.max_latency:
-                return f"takes {seconds:.2g} s now, asked for {wishes.max_latency:.2g}"
-        return ""
-
     def _cost(self, name: str, asked: Asked) -> float:
         """What an expert is expected to take, by the router or else by its prices."""
         if self.router is None or name not in self.experts:
@@ -488,27 +422,6 @@ def _unmergeable(asked: Asked) -> str:
 _PROBE = Query.from_text("probe", "probe")
 
 
-def narrowed(estimates: Estimates, columns: Sequence[int]) -> Estimates:
-    """The estimates of these experts alone, in this order."""
-    support = estimates.support
-    if support is not None:
-        support = dataclasses.replace(support, quality=support.quality[:, columns])
-
-    def of(array: Any) -> Any:
-        return None if array is None else array[..., columns]
-
-    return replace(
-        estimates,
-        experts=tuple([estimates.experts[j] for j in columns]),
-        quality=estimates.quality[:, columns],
-        cost=estimates.cost[:, columns],
-        suitability=of(estimates.suitability),
-        strength=of(estimates.strength),
-        error=of(estimates.error),
-        support=support,
-    )
-
-
 def _composed(decision: Decision, composition: str) -> Decision:
     if decision.composition == composition:
         return decision
@@ -525,16 +438,3 @@ def _query(id: str, asked: Asked) -> Query:
     """What the router reads of a request."""
     messages = ({"role": "user", "content": asked.text},)
     return Query(id, messages, tags=tuple(asked.wishes.skills), category=asked.wishes.category)
-
-
-def _nobody(candidates: Sequence[Candidate]) -> ApiError:
-    """400: every expert is barred, with the reason of each; 403 where the key is all of it."""
-    if all(c.barred == NOT_ALLOWED for c in candidates):
-        names = ", ".join(c.expert for c in candidates)
-        message, code = f"this key may not ask {names}", "model_not_allowed"
-        return ApiError(403, message, type="permission_error", code=code, param="model")
-    whys = "; ".join(f"{c.expert}: {c.barred}" for c in candidates)
-    code = "no_eligible_expert"
-    if all(c.barred == UNPRICED for c in candidates):
-        code = "unknown_price"
-    return bad_request(f"no expert can answer this request ({whys})", code=code)

@@ -15,7 +15,6 @@ from coterie.gateway.connections import (
     Connections,
     ConnectTimeout,
     NotConnected,
-    Response,
 )
 from coterie.gateway.events import (
     LARGEST_EVENT,
@@ -27,6 +26,7 @@ from coterie.gateway.events import (
 )
 from coterie.gateway.failures import Failure, UpstreamError, failure, from_error, from_response
 from coterie.gateway.replies import FramedReply, Outgoing, Reply, Timeouts, Upstream
+from coterie.gateway.responses import Response
 from coterie.gateway.retries import RATES, Deadline, pause
 from coterie.gateway.shapes import read_whole, to_chunks, to_whole
 from coterie.gateway.streams import StreamReply

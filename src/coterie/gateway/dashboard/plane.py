@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coterie.gateway.eligibility import narrowed
 from coterie.gateway.entries import Entry
-from coterie.gateway.routing import Named, narrowed
+from coterie.gateway.routing import Named
 from coterie.policies import Policy, Utility
 from coterie.policies.base import ranked, utilities
 from coterie.routers.base import Router
