@@ -14,11 +14,12 @@ from dashboard_world import ask, client_of, gateway_of, plain, put, serve_some, 
 from log_world import entry, records, texts
 
 import coterie.gateway.dashboard
+from coterie.gateway.dashboard import site
 from coterie.gateway.dashboard.nodes import element, render, table
 from coterie.gateway.dashboard.watch import watch
 from coterie.gateway.drift import DriftMonitor
 from coterie.gateway.entries import Attempt, Candidate, Tokens
-from coterie.gateway.ledger import Ledger
+from coterie.gateway.ledger import Ledger, Spend
 from coterie.gateway.observing import Memory, Observing
 from coterie.gateway.shadow import Shadow
 from coterie.policies import Utility
@@ -147,6 +148,28 @@ def test_spending_is_summed_by_day_key_and_expert_with_the_savings_interval(
     assert "without a key 24 0" in shown
     assert "Paired bootstrap over the latest 24 requests" in shown
     assert re.search(r"saved against always-best -?[\d.]+ % 95 %: -?[\d.]+ % to", shown)
+
+
+def test_all_pages_share_one_look_at_the_whole_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site, "REST", 1e6)
+    asked: list[str] = []
+    with gateway_of(tmp_path) as gateway:
+        sums = gateway.ledger.spend
+
+        async def spend(by: str, since: float = 0.0) -> list[Spend]:
+            asked.append(by)
+            return await sums(by, since)
+
+        monkeypatch.setattr(gateway.ledger, "spend", spend)
+        shown = site.Dashboard(gateway)
+
+        async def pages() -> None:
+            await asyncio.gather(*[shown._nodes("spending", {}) for _ in range(5)])
+
+        asyncio.run(pages())
+    assert asked == ["day", "key", "expert"]
 
 
 def test_an_expert_that_fails_is_shown_as_left_alone_with_its_failures(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import asyncio
 import sqlite3
+import threading
 import time
 from pathlib import Path
 
@@ -131,6 +132,24 @@ def test_sessions_and_states_remember_the_last(ledger: Ledger) -> None:
         assert await ledger.get_session("t") is None
         assert await ledger.get_state("drift") == b"\0new"
         assert await ledger.get_state("other") is None
+
+    asyncio.run(main())
+
+
+def test_a_request_does_not_wait_for_sums_over_the_whole_log(ledger: Ledger) -> None:
+    done = threading.Event()
+
+    async def main() -> None:
+        ledger.put_session("talk", "ann", 1.0)
+        loop = asyncio.get_running_loop()
+        slow = loop.run_in_executor(ledger._readers["reports"], done.wait, 20)
+        sums = asyncio.ensure_future(ledger.spend("day"))
+        found = await asyncio.wait_for(ledger.get_session("talk"), 10)
+        assert found is not None
+        assert not sums.done()
+        done.set()
+        await slow
+        await sums
 
     asyncio.run(main())
 

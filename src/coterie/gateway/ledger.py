@@ -166,21 +166,23 @@ class Ledger(Writing):
         columns = [_named(name, sql.FILTERS) for name in equal]
         statement = sql.recent_statement(columns, before is not None)
         values = (*equal.values(), *(() if before is None else (before,)), limit)
-        return [sql.decode_entry(row[0]) for row in await self._read(statement, values)]
+        rows = await self._read(statement, values, by="reports" if equal else "reader")
+        return [sql.decode_entry(row[0]) for row in rows]
 
     async def entries(
         self, since: float = 0.0, until: float = math.inf, size: int = 500
     ) -> AsyncIterator[Entry]:
         """Entries from ``since`` to before ``until``, the oldest first, read in parts."""
         last: tuple[float, str] = (since, "")
-        while rows := await self._read(sql.SCAN, (*last, min(until, 1e300), size)):
+        while rows := await self._read(sql.SCAN, (*last, min(until, 1e300), size), by="reports"):
             for row in rows:
                 yield sql.decode_entry(row[2])
             last = rows[-1][0], rows[-1][1]
 
     async def spend(self, by: str, since: float = 0.0) -> list[Spend]:
         """What was used since a time, by key, team, session, expert, policy or day (UTC)."""
-        rows = await self._read(sql.spend_statement(_named(by, sql.SPENT_BY)), (since,))
+        statement = sql.spend_statement(_named(by, sql.SPENT_BY))
+        rows = await self._read(statement, (since,), by="reports")
         shown = _day if by == "day" else str
         return [
             Spend(shown(name), int(n), int(failed), int(read), int(written), spent, baseline)
@@ -189,7 +191,7 @@ class Ledger(Writing):
 
     async def pairs(self, since: float, limit: int) -> list[tuple[float, float]]:
         """Cost and always-best cost of the last requests since a time where both are known."""
-        found = await self._read(sql.PAIRS, (since, limit))
+        found = await self._read(sql.PAIRS, (since, limit), by="reports")
         return [(float(cost), float(baseline)) for cost, baseline in found]
 
     async def balances(self) -> list[Balance]:
@@ -238,13 +240,15 @@ class Ledger(Writing):
                 teams[team.name] = team
         return [*keys.values()], [*teams.values()]
 
-    async def _read(self, statement: str, values: sql.Values, fresh: bool = True) -> list[Any]:
+    async def _read(
+        self, statement: str, values: sql.Values, fresh: bool = True, by: str = "reader"
+    ) -> list[Any]:
         if fresh and self._rows:
             await self.flush()
-        text, link = self._sql(statement), self._links["reader"]
+        text, link = self._sql(statement), self._links[by]
         loop = asyncio.get_running_loop()
         look = lambda db: list(db.execute(text, values))  # noqa: E731
-        return await loop.run_in_executor(self._reader, link.run, look, self.down)
+        return await loop.run_in_executor(self._readers[by], link.run, look, self.down)
 
 
 def _granted(need: float, left: float, share: float, whole: bool) -> float:

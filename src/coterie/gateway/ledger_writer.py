@@ -66,9 +66,11 @@ class Writing(Closing):
         self._retry = 0.0  # when a store that is down is tried again
         self._tidied = -TIDY_SECONDS  # when there was nothing more to delete
         self._idle = self._closing = self._full = self._untidy = False
-        self._links = {"writer": _Link(self._connect), "reader": _Link(self._connect)}
+        self._links = {name: _Link(self._connect) for name in ("writer", "reader", "reports")}
         self._links["writer"].run(self._migrate, self.down)
-        self._reader = ThreadPoolExecutor(1, "ledger-reader")
+        self._readers = {  # requests wait for rows, and must not for sums over the whole log
+            name: ThreadPoolExecutor(1, f"ledger-{name}") for name in ("reader", "reports")
+        }
         self._writer = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
         self._writer.start()
 
@@ -268,7 +270,8 @@ class Writing(Closing):
             self._closing = True
             self._jobs.put(None)
             self._writer.join()
-            self._reader.shutdown()
+            for reader in self._readers.values():
+                reader.shutdown()
             for link in self._links.values():
                 link.close()
             self.spool.close()
