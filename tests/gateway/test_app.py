@@ -73,6 +73,7 @@ def test_whole_answers_are_never_cut_ones(tmp_path: Path) -> None:
         assert (answer.status, answer.error["message"]) == (502, "ann: broke")
         assert answer.headers["x-should-retry"] == "false"
         assert answer.headers["x-coterie-attempts"] == "1"
+        assert answer.headers["x-coterie-fallbacks"] == "0"
 
     path = write_pool(tmp_path, {"ann": {"breaks": 2}}, quality=None, gateway={"retries": 0})
     run(path, main)
@@ -84,6 +85,7 @@ def test_the_next_expert_answers_where_the_first_fails_before_a_word(tmp_path: P
             answer = await world.ask(stream=stream)
             assert (answer.status, answer.text.strip()) == (200, "bob says so")
             assert answer.headers["x-coterie-model"] == "bob"
+            assert answer.headers["x-coterie-fallbacks"] == "1"
         row = (await world.log())[0]
         assert (row.decided, row.expert) == ("ann", "bob")
         assert [one.kind for one in row.attempts] == ["reset", ""]

@@ -223,11 +223,15 @@ class _Request:
         entry, delivery = exchange.entry, exchange.delivery
         expert = delivery.expert if delivery is not None else ""
         tries = len(exchange.attempts) if delivery is None else delivery.tries
+        others = 0
+        if tries > 1 and entry.composition == "single":
+            others = len({one.expert for one in exchange.attempts} | {expert or entry.decided}) - 1
         spent = f"{exchange.spent * 1000:.3f}"
         facts += [
             (b"x-coterie-model", expert.encode("latin-1", "replace")),
             (b"x-coterie-policy", entry.policy.encode("latin-1", "replace")),
             (b"x-coterie-attempts", str(max(tries, 1)).encode()),
+            (b"x-coterie-fallbacks", str(others).encode()),
             (b"x-coterie-overhead-ms", spent.encode()),
             (b"server-timing", f"gateway;dur={spent}".encode()),
         ]

@@ -104,6 +104,11 @@ class Breaker:
         self._limited_until = max(self._limited_until, until)
         return longer
 
+    def open(self, seconds: float) -> None:
+        """Another process found the expert ill: let a probe pass after so long, not before."""
+        until = self._clock() + min(seconds, LAST_PAUSE * (1 + SPREAD))
+        self._opens_at = until if self._opens_at is None else max(self._opens_at, until)
+
     def reset(self) -> None:
         """Forget the failures, so that the next call passes; what an expert asked for stays."""
         self._close()

@@ -33,6 +33,7 @@ from coterie.gateway.ledger import Ledger, open_ledger
 from coterie.gateway.locals import LocalUpstream, StagedUpstream
 from coterie.gateway.metering import Meters
 from coterie.gateway.observing import Memory, Observing
+from coterie.gateway.outages import Outages
 from coterie.gateway.prices import FREE, Prices, Rates
 from coterie.gateway.replies import Timeouts, Upstream
 from coterie.gateway.routing import Named, Routing
@@ -513,3 +514,13 @@ def _add_gauges(meters: Meters, gateway: Gateway) -> None:
 
 def _date(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def outages_of(gateway: Gateway) -> Outages:
+    """What this gateway and the others on its store tell each other."""
+    return Outages(
+        gateway.live.services.attempts,
+        gateway.ledger,
+        gateway.accounts.holder,
+        lambda: gateway.live.services.upstreams.values(),
+    )

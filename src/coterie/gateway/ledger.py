@@ -223,6 +223,11 @@ class Ledger(Writing):
         found = await self._read(sql.STATE, (name,))
         return bytes(found[0][0]) if found else None
 
+    async def states(self, prefix: str) -> list[bytes]:
+        """What is kept under names that begin so."""
+        rows = await self._read(sql.STATES, (f"{prefix}%",), fresh=False)
+        return [bytes(row[0]) for row in rows]
+
     async def owners_mark(self) -> tuple[Any, ...]:
         """What changes with every change of a key or team."""
         return tuple((await self._read(sql.OWNERS_MARK, (), fresh=False))[0])

@@ -195,6 +195,7 @@ FORGET_SESSIONS = (  # {skip}: without a wait for rows that another replica is a
     "(SELECT session FROM sessions WHERE time < ? LIMIT ?{skip})"
 )
 STATE = "SELECT content FROM states WHERE name = ?"
+STATES = "SELECT content FROM states WHERE name LIKE ? ORDER BY name"
 LEASES = (
     "SELECT l.holder, l.amount + l.forced, l.settled, h.seen "
     "FROM leases l LEFT JOIN holders h ON h.holder = l.holder WHERE l.account = ? AND l.period = ?"

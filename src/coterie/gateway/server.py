@@ -18,7 +18,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from coterie.errors import CoterieError
 from coterie.gateway.app import App
-from coterie.gateway.building import Gateway
+from coterie.gateway.building import Gateway, outages_of
 from coterie.gateway.guard import is_loopback
 from coterie.gateway.pages import ADMIN_VARIABLE, WEAKEST, Pages, once
 from coterie.gateway.protocol import Protocol
@@ -104,6 +104,7 @@ async def _run(
 ) -> None:
     loop = asyncio.get_running_loop()
     lag = loop.create_task(gateway.live.services.meters.watch_lag())
+    outages = loop.create_task(outages_of(gateway).watch())
     reloads: set[asyncio.Task[None]] = set()
 
     def reload() -> None:
@@ -118,7 +119,7 @@ async def _run(
         await server.serve(sockets=[listener])
     finally:
         loop.remove_signal_handler(signal.SIGHUP)
-        for task in (lag, announce):
+        for task in (lag, outages, announce):
             task.cancel()
 
 
