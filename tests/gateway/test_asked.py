@@ -183,6 +183,9 @@ def test_a_picture_in_an_input_is_seen_and_not_counted_as_text() -> None:
     body = json.dumps({"model": "auto", "input": [said]}).encode()
     asked = read_asked("/responses", body, {}, 1000, 8)
     assert asked.needs == {"vision", "responses"}
+    form = {"format": {"type": "json_schema", "name": "n", "schema": {}}}
+    strict = json.dumps({"model": "m", "input": "hi", "text": form}).encode()
+    assert read_asked("/responses", strict, {}, 1000, 8).needs == {"json_schema", "responses"}
     assert (asked.text.strip(), asked.prompt_tokens) == ("look", 1001)
     quoted = json.dumps({"model": "auto", "input": 'an "input_image" is no picture'}).encode()
     assert read_asked("/responses", quoted, {}, 1000, 8).needs == {"responses"}

@@ -134,6 +134,14 @@ def test_responses_are_given_whole_and_as_events(client: openai.OpenAI) -> None:
     assert (kinds[0], kinds[-1]) == ("response.created", "response.completed")
 
 
+def test_so_they_are_by_an_expert_that_speaks_chat_only(client: openai.OpenAI) -> None:
+    assert client.responses.create(model="shout", input="so?").output_text == "SO?"
+    with client.responses.stream(model="shout", input="so?") as stream:
+        kinds = [event.type for event in stream]
+        assert stream.get_final_response().output_text == "SO?"
+    assert (kinds[0], kinds[-1]) == ("response.created", "response.completed")
+
+
 def test_a_prompt_is_completed(client: openai.OpenAI) -> None:
     assert client.completions.create(model="faithful", prompt="go").choices[0].text == "said"
     assert client.completions.create(model="shout", prompt="go").choices[0].text == "GO"

@@ -50,9 +50,9 @@ def plan(
     text: str = "hello",
     **fields: Any,
 ) -> Plan:
-    words = {"input": text} if path in ("/embeddings", "/responses") else {}
-    messages = [{"role": "user", "content": text}]
-    body = json.dumps({"model": model, "messages": messages, **words, **fields}).encode()
+    said = {"messages": [{"role": "user", "content": text}]}
+    words = {"input": text} if path in ("/embeddings", "/responses") else said
+    body = json.dumps({"model": model, **words, **fields}).encode()
     return made.plan(read_asked(path, body, {}, 10_000, 8), id, allowed, stay, explain)
 
 
@@ -167,11 +167,16 @@ def test_where_nobody_is_left_every_reason_is_told() -> None:
     assert (alone.code, "ann: lacks tools" in alone.message) == ("no_eligible_expert", True)
 
 
-def test_who_answers_no_responses_is_left_out_before_anybody_is_asked() -> None:
+def test_who_speaks_chat_only_is_asked_for_a_response_that_a_chat_can_give() -> None:
     made = routing({"ann": Profile("ann", frozenset())})
-    found = plan(made, path="/responses")
+    assert plan(made, path="/responses").experts == ("ann", "bob", "cid")
+    found = plan(made, path="/responses", background=True)
     assert found.experts == ("bob", "cid")
-    assert found.candidates[0].barred == "lacks responses"
+    assert found.candidates[0].barred == "lacks responses, and background cannot be translated"
+
+
+def test_who_has_no_vectors_is_left_out_before_anybody_is_asked() -> None:
+    made = routing({"ann": Profile("ann", frozenset())})
     assert plan(made, "ann", path="/embeddings", models=["bob"]).experts == ("bob",)
     assert refused(made, "ann", path="/embeddings").code == "no_eligible_expert"
 

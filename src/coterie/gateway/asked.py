@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from coterie.gateway.chats import untranslatable
 from coterie.gateway.usage import BOUNDS, bound_prompt
 from coterie.gateway.wire import Fields, bad_request, decode_fields, not_found, raw
 
@@ -72,8 +73,13 @@ class _Format(msgspec.Struct):
     type: str = "text"
 
 
+class _Formatted(msgspec.Struct):
+    format: _Format | None = None
+
+
 _messages: msgspec.json.Decoder[list[_Message]] = msgspec.json.Decoder(list[_Message])
 _format = msgspec.json.Decoder(_Format)
+_formatted: msgspec.json.Decoder[_Formatted | None] = msgspec.json.Decoder(_Formatted | None)
 _text: msgspec.json.Decoder[str] = msgspec.json.Decoder(str)
 _flag: msgspec.json.Decoder[bool | None] = msgspec.json.Decoder(bool | None)
 _count: msgspec.json.Decoder[int | None] = msgspec.json.Decoder(int | None)
@@ -119,6 +125,13 @@ class Asked:
     prompt_bound: int
     answer_tokens: int | None
     choices: int
+    unsaid: str | None = None  # what ``untranslatable`` found, once it was asked
+
+    def untranslatable(self) -> str:
+        """What of a Responses request a chat cannot ask for, "" where there is nothing."""
+        if self.unsaid is None:
+            self.unsaid = untranslatable(self.fields)
+        return self.unsaid
 
 
 def read_asked(
@@ -285,6 +298,9 @@ def _needs(path: str, fields: Fields, messages: list[_Message]) -> frozenset[str
             needs.add("tools")
     if (form := _field(fields, "response_format", _format.decode, "an object")) is not None:
         needs |= {"json_schema"} & {form.type}
+    if path == "/responses":
+        text = _field(fields, "text", _formatted.decode, "an object")
+        needs |= {"json_schema"} & {text.format.type if text and text.format else ""}
     if "logprobs" in fields and bytes(fields["logprobs"]) not in (b"false", b"null"):
         needs.add("logprobs")
     if "input" in fields and PICTURE in bytes(fields["input"]):

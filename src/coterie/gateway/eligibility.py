@@ -14,6 +14,7 @@ from coterie.types import Estimates
 ALL = frozenset(
     ("tools", "vision", "audio", "json_schema", "logprobs", "prefix", "embeddings", "responses")
 )
+BRIDGED = frozenset({"responses"})  # what a chat can stand in for
 NOT_ALLOWED = "not allowed for this key"
 UNPRICED = "its price is not known, so that no budget could be kept: give it one in the pool file"
 
@@ -65,7 +66,10 @@ class Eligibility:
         if unpriced and name in unpriced:
             return UNPRICED
         if asked.needs and (lacking := asked.needs - profile.capabilities):
-            return f"lacks {', '.join(sorted(lacking))}"
+            if lacking != BRIDGED:
+                return f"lacks {', '.join(sorted(lacking - BRIDGED))}"
+            if unsaid := asked.untranslatable():
+                return f"lacks responses, and {unsaid} cannot be translated"
         if profile.context_length is not None:
             tokens = asked.prompt_tokens + (asked.answer_tokens or 0)
             if tokens > profile.context_length:

@@ -13,10 +13,11 @@ import msgspec
 
 from coterie.gateway.asked import Asked
 from coterie.gateway.attempts import AttemptOptions, Delivery, Exhausted
+from coterie.gateway.bridge import Bridged
 from coterie.gateway.conversations import Composed, Talk, converse
 from coterie.gateway.entries import Attempt, Entry, Key, Tokens
 from coterie.gateway.observing import choice
-from coterie.gateway.replies import Outgoing
+from coterie.gateway.replies import Outgoing, Upstream
 from coterie.gateway.retries import Deadline
 from coterie.gateway.routing import Plan
 from coterie.gateway.services import Services
@@ -86,7 +87,7 @@ class Exchange:
                 talk = Talk(services, deadline, self.attempts, self._barred, hold)
                 self.delivery = await converse(talk, plan, out)
             else:
-                candidates = [services.upstreams[name] for name in plan.experts]
+                candidates = self._candidates(plan)
                 cover = self._cover if self._budgeted else None
                 self.delivery = await services.attempts.serve(
                     candidates, out, deadline, self._options(), self.attempts, cover
@@ -98,6 +99,15 @@ class Exchange:
             self._waited = self._began - self._at_begin
         return self.delivery
 
+    def _candidates(self, plan: Plan) -> list[Upstream]:
+        """The plan's experts; of /responses a bridge to those that speak chat only."""
+        candidates = [self.services.upstreams[name] for name in plan.experts]
+        if self.asked.path != "/responses":
+            return candidates
+        profiles = self.services.routing.eligibility.profiles
+        able = [one.name for one in candidates if "responses" in profiles[one.name].capabilities]
+        return [one if one.name in able else Bridged(one) for one in candidates]
+
     def _barred(self, name: str) -> str:
         """Why an expert may not be asked that the plan does not name, "" where it may."""
         if self.plan is not None and name in self.plan.experts:
@@ -108,6 +118,8 @@ class Exchange:
 
     def _options(self) -> AttemptOptions:
         options, wish = self.services.options, self.asked.wishes.mid_stream
+        if self.asked.path == "/responses":  # events of two answers make no Response
+            return replace(options, midstream="error")
         if wish is None:
             return options
         return replace(options, midstream=wish, restart_shown=wish == "restart")

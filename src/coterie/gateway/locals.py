@@ -115,7 +115,7 @@ class StagedUpstream:
 
     def __init__(self, inner: HttpUpstream, expert: Expert, staging: Staging) -> None:
         self.name, self.slots, self.context_length = inner.name, inner.slots, inner.context_length
-        self.limit = inner.limit
+        self.limit, self.bound_name = inner.limit, inner.bound_name
         self._inner, self._expert, self._staging = inner, expert, staging
 
     async def open(self, out: Outgoing, deadline: Deadline) -> Reply:

@@ -72,6 +72,9 @@ class HttpUpstream:
         self._expert = expert
         connect = self.timeouts.connect
         self._connections = PerLoop(partial(Connections, expert.base_url, private, connect))
+        self.bound_name = "max_tokens"  # of a chat's answer; OpenAI's own has a newer one
+        if "api.openai.com" in expert.base_url:
+            self.bound_name = "max_completion_tokens"
         self._model = raw(expert.model)
         given = expert.options.items()
         self._defaults = {name: raw(value) for name, value in given if name != "choices"}
@@ -255,11 +258,10 @@ class HttpUpstream:
             fields[least.get(bound, self._bound_name(out.path))] = raw(bound)
 
     def _bound_name(self, path: str) -> str:
-        """How the bound of an answer is called: OpenAI's own chat has a newer name for it."""
+        """How the bound of an answer is called."""
         if path == "/responses":
             return "max_output_tokens"
-        newer = path == "/chat/completions" and "api.openai.com" in self._expert.base_url
-        return "max_completion_tokens" if newer else "max_tokens"
+        return self.bound_name if path == "/chat/completions" else "max_tokens"
 
     def _headers(self, out: Outgoing, key: str) -> dict[str, str]:
         headers = {**out.headers, **SENT}
