@@ -44,25 +44,25 @@ class Response:
         Raises ConnectionError where it breaks off, BadResponse where it is malformed, and what it
         was made to ``fail`` with.
         """
-        while not self._pieces:
-            if self.whole:
-                return b""
-            if self._error is not None:
-                raise self._error
+        while (piece := self.taken()) is None:
             await self.arrival()
-        piece = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        return piece
+
+    def taken(self) -> bytes | None:
+        """The same, None where nothing has come yet."""
+        if not (pieces := self._pieces):
+            if not self.whole and self._error is not None:
+                raise self._error
+            return b"" if self.whole else None
         self._pieces, self._size = [], 0
         if self._paused:
             self.hold(False)
-        return piece
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    async def arrival(self) -> None:
-        """Return when something new is known."""
+    def arrival(self) -> asyncio.Future[None]:
+        """Done when something new is known; for one who waits at a time."""
         self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        return self._waiter
 
     async def begun(self) -> None:
         """Return when the head has come; raises what ``read`` does."""

@@ -73,13 +73,18 @@ class StreamReply(Reply):
 
     async def _next(self) -> bytes:
         """The next piece; empty at the end, also at a bad one after all was said."""
-        if self._tally.count != self._seen:  # only events count as signs of life
-            self._seen = self._tally.count
-            self._watch.extend(min(self._patience(), self._deadline.left()))
+        tally, response, watch = self._tally, self._response, self._watch
+        if tally.count != self._seen:  # only events count as signs of life
+            self._seen = tally.count
+            watch.extend(min(self._patience(), self._deadline.left()))
         try:
-            return await self._watch.read()
+            while (piece := response.taken()) is None:
+                watch.begin()
+                await response.arrival()  # itself, as each further call costs a piece of a stream
+                watch.waiting = False
+            return piece
         except (ConnectionError, BadResponse, TimeoutError) as error:
-            if self._tally.complete:
+            if tally.complete:
                 return b""
             raise UpstreamError(self._told(error)) from None
 
@@ -120,15 +125,15 @@ class StreamReply(Reply):
 
 
 class _Watch:
-    """Ends a read that waits too long; one timer for all reads of a stream, seldom moved."""
+    """Ends what waits too long, while it is ``waiting``; one timer for a stream, seldom moved."""
 
-    __slots__ = ("_due", "_loop", "_response", "_timer", "_waiting")
+    __slots__ = ("_due", "_loop", "_response", "_timer", "waiting")
 
     def __init__(self, response: Response) -> None:
         self._response = response
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self._due, self._waiting = 0.0, False
+        self._due, self.waiting = 0.0, False
 
     def extend(self, seconds: float) -> None:
         """Reads may wait so long from now on."""
@@ -137,14 +142,11 @@ class _Watch:
             self.stop()
         self._due = due
 
-    async def read(self) -> bytes:
-        """What has come, at least a byte unless all has. Raises TimeoutError."""
+    def begin(self) -> None:
+        """Somebody waits from now on."""
+        self.waiting = True
         if self._timer is None:
             self._timer = self._loop.call_at(self._due, self._check)
-        self._waiting = True
-        piece = await self._response.read()
-        self._waiting = False
-        return piece
 
     def stop(self) -> None:
         """No timer is left."""
@@ -154,7 +156,7 @@ class _Watch:
 
     def _check(self) -> None:
         self._timer = None
-        if not self._waiting:
+        if not self.waiting:
             return  # nobody has to wait while the client is slow
         if self._loop.time() < self._due - 1e-3:
             self._timer = self._loop.call_at(self._due, self._check)
