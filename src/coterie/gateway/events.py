@@ -217,7 +217,8 @@ class Tally:
         self.size = self.count = self.malformed = 0
         self._begun: set[int | None] = set()
         self._finished: set[int | None] = set()
-        self._before, self._after = b"\n", b"\n"  # the text of a usual event; no event has these
+        self._before: bytes | tuple[bytes, ...] = ()  # around a usual text; nothing begins so yet
+        self._after = self._last = b""
         self._parser = EventParser(largest)
 
     @property
@@ -229,8 +230,8 @@ class Tally:
 
     def feed(self, piece: bytes) -> bytes:
         """What is to be passed on of ``piece`` and the rest before it."""
-        usual = piece.startswith(self._before) and piece.endswith(b"\n\n")
-        if usual and self._parser.between and self._alike(piece[:-2]):  # as most pieces are
+        usual = piece.startswith(self._before) and piece.endswith(self._last)
+        if usual and self._parser.between and self._plain(piece, self._last):  # as most are
             self.count += 1
             return piece
         return self._pass(self._parser.feed(piece))
@@ -242,7 +243,8 @@ class Tally:
     def _pass(self, events: list[bytes]) -> bytes:
         passed = []
         for event in events:
-            if event.startswith(self._before) and self._alike(event):
+            alike = event.startswith(self._before) and event.endswith(self._after)
+            if alike and self._plain(event, self._after):
                 self.count += 1
                 passed.append(event)
                 continue
@@ -256,10 +258,10 @@ class Tally:
         passed.append(b"")
         return b"\n\n".join(passed)
 
-    def _alike(self, event: bytes) -> bool:
+    def _plain(self, event: bytes, after: bytes) -> bool:
         """It differs from an earlier event in the text of its content only, so it is valid too."""
-        text = event[len(self._before) : -len(self._after)]
-        if not text or not event.endswith(self._after) or b'"' in text or b"\\" in text:
+        text = event[len(self._before) : -len(after)]
+        if not text or b'"' in text or b"\\" in text:
             return False
         try:
             plain = text.decode().isprintable()
@@ -317,6 +319,7 @@ class ChatTally(Tally):
         before, found, after = data.partition(b'"content":' + content)
         if found and content[:1] == b'"':
             self._before, self._after = b"data: " + before + b'"content":"', b'"' + after
+            self._last = self._after + b"\n\n"
 
     def _add(self, choice: Choice) -> None:
         delta = choice.delta

@@ -55,7 +55,11 @@ class StreamReply(Reply):
                 yield self._ready
             while not tally.over:
                 piece = await self._next()
-                passed = self._fed(piece)
+                try:
+                    passed = tally.feed(piece) if piece else tally.end()
+                except EventTooLarge as error:
+                    told = f"{self._upstream.name}: sent {error}"
+                    raise UpstreamError(failure("wrong_shape", told)) from None
                 if passed:
                     self.shown = tally.shown
                     yield passed
@@ -87,13 +91,6 @@ class StreamReply(Reply):
             if tally.complete:
                 return b""
             raise UpstreamError(self._told(error)) from None
-
-    def _fed(self, piece: bytes) -> bytes:
-        try:
-            return self._tally.feed(piece) if piece else self._tally.end()
-        except EventTooLarge as error:
-            message = f"{self._upstream.name}: sent {error}"
-            raise UpstreamError(failure("wrong_shape", message)) from None
 
     def _patience(self) -> float:
         return TAIL if self._tally.complete else self._upstream.timeouts.stall
