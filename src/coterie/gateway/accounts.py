@@ -27,6 +27,10 @@ Outage: TypeAlias = Literal["closed", "open"]
 Required: TypeAlias = Literal["auto", "required", "off"]
 ANONYMOUS = Key(id="", name="", prefix="", digest=b"", created=0.0)
 UNITS = (("rpm", "requests"), ("tpm", "tokens"))
+RATE_HEADERS = {
+    unit: tuple(f"x-ratelimit-{what}-{unit}".encode() for what in ("limit", "remaining", "reset"))
+    for _, unit in UNITS
+}
 
 
 class Accounts:
@@ -295,11 +299,11 @@ def _remaining(allowance: Allowance) -> int:
 
 
 def _rate_headers(allowance: Allowance, now: float, wait: float = 0.0) -> list[tuple[bytes, bytes]]:
-    unit = allowance.terms.unit.encode()
+    limit, remaining, reset = RATE_HEADERS[allowance.terms.unit]
     return [
-        (b"x-ratelimit-limit-" + unit, b"%d" % allowance.terms.cap),
-        (b"x-ratelimit-remaining-" + unit, b"%d" % _remaining(allowance)),
-        (b"x-ratelimit-reset-" + unit, duration(max(allowance.until - now, wait)).encode()),
+        (limit, b"%d" % allowance.terms.cap),
+        (remaining, b"%d" % _remaining(allowance)),
+        (reset, duration(max(allowance.until - now, wait)).encode()),
     ]
 
 

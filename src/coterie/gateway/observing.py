@@ -16,6 +16,8 @@ from coterie.gateway.shadow import Shadow
 from coterie.routers.base import Router
 from coterie.types import FloatArray, Query
 
+HALF = np.dtype("<f2")
+
 
 class Memory:
     """The vector that a router's encoder made last, so that it need not be made twice."""
@@ -79,7 +81,7 @@ class Observing:
         """Hash and vector of the query's text."""
         entry.digest = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=12).hexdigest()
         if self._vectors and (vector := self.memory.vector(text)) is not None:
-            entry.vector = np.asarray(vector, "<f2").tobytes()
+            entry.vector = np.asarray(vector, HALF).tobytes()
 
     def submit(self, query: Query, decided: str) -> Future[str | None] | None:
         """Ask the shadow router, in its own thread."""

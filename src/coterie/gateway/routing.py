@@ -227,9 +227,10 @@ class Routing:
         if not explain:
             self._seen += 1
             self._quality += estimates.quality[0]
-        qualities, costs = estimates.quality[0].tolist(), estimates.cost[0].tolist()
+        (qualities,), (costs,) = estimates.quality.tolist(), estimates.cost.tolist()
+        bar = self.eligibility.bar
         barred = [
-            self.eligibility.bar(name, asked, allowed, cost, unpriced)
+            bar(name, asked, allowed, cost, unpriced)
             for name, cost in zip(self.experts, costs, strict=True)
         ]
         columns = [j for j, why in enumerate(barred) if not why]
@@ -338,7 +339,7 @@ class Routing:
         barred: list[str],
     ) -> list[Candidate]:
         nothing = [None] * len(barred)
-        errors = nothing if estimates.error is None else estimates.error[0].tolist()
+        (errors,) = [nothing] if estimates.error is None else estimates.error.tolist()
         rows = zip(self.experts, qualities, errors, costs, barred, strict=True)
         return [Candidate(*row) for row in rows]
 
