@@ -343,16 +343,19 @@ def _denied(allowance: Allowance, need: float, now: float) -> ApiError:
 def _over_budget(allowance: Allowance, owner: str, need: float, now: float) -> ApiError:
     terms = allowance.terms
     period = "" if terms.period == "total" else f" a {terms.period}"
+    fits = allowance.spent + need <= terms.cap  # what others have reserved may come back
+    held = ", the rest set aside for requests under way" if fits else ""
     message = (
         f"The budget of this {owner}, {terms.cap:g}{period}, does not cover this request, "
-        f"which may cost {need:g}; {allowance.spent:g} is spent, the rest reserved."
+        f"which may cost up to {need:g}; {allowance.spent:g} is spent{held}. "
+        "A smaller max_tokens sets less aside."
     )
     headers: list[tuple[bytes, bytes]] = []
-    if allowance.spent + need <= terms.cap:  # what others have reserved may come back
+    if fits:
         headers.append((b"retry-after", b"1"))
     elif allowance.until < math.inf:
         headers.append((b"retry-after", b"%d" % math.ceil(allowance.until - now)))
-    if not headers or allowance.spent + need > terms.cap:
+    if not headers or not fits:
         headers.append((b"x-should-retry", b"false"))
     kind = "insufficient_quota"
     return ApiError(429, message, type=kind, code=kind, headers=headers)
