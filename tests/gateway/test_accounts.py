@@ -149,7 +149,8 @@ async def test_a_reservation_is_extended_where_every_budget_has_that_much_left(
     await accounts.refresh()
     held = await accounts.reserve(key, 0.25, 1)
     await accounts.extend(held, 0.5)
-    with pytest.raises(ApiError, match=r"budget of this key, 1, .* may cost up to 1\.25; 0 is") as error:
+    said = r"budget of this key, 1, .* may cost up to 1\.25; 0 is"
+    with pytest.raises(ApiError, match=said) as error:
         await accounts.extend(held, 0.5)
     assert refusal(error)[:2] == (429, "insufficient_quota")
     with pytest.raises(ApiError):  # the first part is not free for others
