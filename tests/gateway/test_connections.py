@@ -23,7 +23,7 @@ from coterie.gateway.connections import (
     ConnectTimeout,
     NotConnected,
 )
-from coterie.gateway.responses import Response
+from coterie.gateway.http_response import Response
 
 OK = b"HTTP/1.1 200 OK\r\n"
 WHOLE = OK + b"content-length: 2\r\n\r\nhi"

@@ -20,7 +20,7 @@ import httptools
 from aiohappyeyeballs import AddrInfoType, start_connection
 
 from coterie.gateway.guard import barred
-from coterie.gateway.responses import UNREAD, Response
+from coterie.gateway.http_response import UNREAD, Response
 
 KEPT = 15.0  # seconds that a connection waits for another request
 LARGEST_HEAD = 1 << 16  # bytes that may come without the response getting on

@@ -10,8 +10,8 @@ from coterie.gateway.connections import BadResponse
 from coterie.gateway.entries import Tokens
 from coterie.gateway.events import EventTooLarge, Tally
 from coterie.gateway.failures import Failure, UpstreamError, failure
+from coterie.gateway.http_response import Response
 from coterie.gateway.replies import Outgoing, Reply
-from coterie.gateway.responses import Response
 from coterie.gateway.retries import Deadline
 from coterie.gateway.usage import estimate
 

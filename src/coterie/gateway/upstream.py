@@ -25,8 +25,8 @@ from coterie.gateway.events import (
     Tally,
 )
 from coterie.gateway.failures import Failure, UpstreamError, failure, from_error, from_response
+from coterie.gateway.http_response import Response
 from coterie.gateway.replies import FramedReply, Outgoing, Reply, Timeouts, Upstream
-from coterie.gateway.responses import Response
 from coterie.gateway.retries import RATES, Deadline, pause
 from coterie.gateway.shapes import read_whole, to_chunks, to_whole
 from coterie.gateway.streams import StreamReply
