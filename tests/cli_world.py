@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import io
 import json
 import os
 import sqlite3
@@ -15,8 +14,8 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+from commands import coterie
 
-from coterie.cli import main
 from coterie.experts.base import Expert
 from coterie.records import Records
 from coterie.routers.baselines import BestSingle
@@ -103,19 +102,8 @@ class Project:
 
     def main(self, *args: str) -> subprocess.CompletedProcess[str]:
         """What the installed command does, in this process."""
-        out, err, code = io.StringIO(), io.StringIO(), 0
-        with (
-            patch.object(sys, "argv", ["coterie", *args]),
-            patch.object(sys, "path", [*sys.path]),
-            contextlib.chdir(self.folder),
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-        ):
-            try:
-                main()
-            except SystemExit as end:
-                code = int(end.code or 0)
-        return subprocess.CompletedProcess(args, code, out.getvalue(), err.getvalue())
+        with patch.object(sys, "path", [*sys.path]), contextlib.chdir(self.folder):
+            return subprocess.CompletedProcess(args, *coterie(*args))
 
     def calls(self) -> list[str]:
         """Digests of the calls the experts got, in order."""

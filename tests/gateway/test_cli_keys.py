@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_commands import coterie
+from commands import coterie
 from ledger_world import Store
 
 from coterie.gateway.accounts import Accounts

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gateway_commands import coterie
+from commands import coterie
 from log_world import POOL, entry, records, traffic
 
 from coterie.gateway.entries import Attempt, Candidate, Entry, Tokens

@@ -537,14 +537,21 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     return made, key
 
 
-def test_a_request_may_be_cancelled_at_any_step_to_a_secure_connection(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made, key = certificate(tmp_path)
-    monkeypatch.setenv("SSL_CERT_FILE", str(made))
+def secured(folder: Path, monkeypatch: pytest.MonkeyPatch, known: bool = True) -> ssl.SSLContext:
+    """What a server needs to speak TLS; clients trust it where it is ``known``."""
+    made, key = certificate(folder)
+    if known:
+        monkeypatch.setenv("SSL_CERT_FILE", str(made))
     monkeypatch.setattr(module, "_context", module._context.__wrapped__)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(made, key)
+    return context
+
+
+def test_a_request_may_be_cancelled_at_any_step_to_a_secure_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = secured(tmp_path, monkeypatch)
 
     async def client(connections: Connections) -> None:
         secure = Connections(f"https://localhost:{connections._port}/v1")
@@ -568,12 +575,7 @@ def test_a_request_may_be_cancelled_at_any_step_to_a_secure_connection(
 def test_a_certificate_is_checked(
     known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, key = certificate(tmp_path)
-    if known:
-        monkeypatch.setenv("SSL_CERT_FILE", str(made))
-    monkeypatch.setattr(module, "_context", module._context.__wrapped__)
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(made, key)
+    context = secured(tmp_path, monkeypatch, known)
 
     async def client(connections: Connections) -> bytes:
         secure = Connections(f"https://localhost:{connections._port}/v1")

@@ -235,7 +235,9 @@ class Reservation:
     @property
     def budgets(self) -> list[Allowance]:
         """The budgets that bound it."""
-        return [one for one, _ in self._parts if one.terms.unit == "cost" and one.bounded]
+        return [
+            one for one, _ in self._parts if one.terms.unit == "cost" and one.terms.cap < math.inf
+        ]
 
     def add(self, cost: float, now: float) -> None:
         """Take more of what the budgets have left."""

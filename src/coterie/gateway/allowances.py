@@ -82,11 +82,6 @@ class Allowance:
         self._asking: asyncio.Task[bool] | None = None
         self._refused = (0.0, 0.0)  # until when, and what was left
 
-    @property
-    def bounded(self) -> bool:
-        """Whether there is a limit at all."""
-        return self.terms.cap < math.inf
-
     def take(self, amount: float, now: float) -> None:
         """Reserve what ``left`` holds."""
         self.left -= amount

@@ -49,8 +49,7 @@ class Connections:
     """Connections to the server at ``url``, one for every request under way.
 
     A connection is made within ``connect`` seconds, and never to an address that is ``barred``
-    (``private`` ones may be allowed). Belongs to the event ``loop`` that it
-    is made in.
+    (``private`` ones may be allowed). Belongs to the event ``loop`` that it is made in.
     """
 
     def __init__(self, url: str, private: bool = True, connect: float = 10.0) -> None:
@@ -61,8 +60,7 @@ class Connections:
         self._port = parts.port or (443 if self._tls else 80)
         self._private, self._connect = private, connect
         self._path = quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
-        place = parts.netloc.rpartition("@")[2]
-        name = place if place.isascii() else f"{self._host}:{self._port}"
+        name = parts.netloc if host.isascii() else f"{self._host}:{self._port}"
         self._head = f"host: {name}\r\nuser-agent: coterie\r\naccept: */*\r\n"
         self._heads: dict[str, str] = {}
         self._idle: list[Connection] = []

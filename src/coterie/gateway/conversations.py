@@ -222,8 +222,7 @@ class Talk:
             kind = kinds.pop() if len(kinds) == 1 and kinds <= THEIRS else "overloaded"
             told = failure(kind, redact(str(completion.error)))
             raise Exhausted(told, self._attempts)
-        used = [one.tokens for one in self._attempts if one.tokens is not None]
-        total = sum(used, Tokens())
+        total = _used(self._attempts)
         counted = replace(completion, usage=Usage(total.prompt, total.completion))
         reply = whole([counted], out.path)
         if out.stream:
@@ -281,12 +280,16 @@ class Composed:
             async for event in events:
                 yield _without_role(event) if prefix and b'"role"' in event else event
         if self._wants_usage:
-            used = [one.tokens for one in self.attempts if one.tokens is not None]
-            yield chunks.usage(sum(used, Tokens()))
+            yield chunks.usage(_used(self.attempts))
 
     async def aclose(self) -> None:
         """See Delivery."""
         await (self.reply if self._last is None else self._last).aclose()
+
+
+def _used(attempts: Iterable[Attempt]) -> Tokens:
+    """Tokens of all calls together."""
+    return sum([one.tokens for one in attempts if one.tokens is not None], Tokens())
 
 
 def _without_role(event: bytes) -> bytes:

@@ -112,8 +112,9 @@ class Exchange:
         """Why an expert may not be asked that the plan does not name, "" where it may."""
         if self.plan is not None and name in self.plan.experts:
             return ""
+        unpriced = self.services.prices.barred(self._budgeted)
         return self.services.routing.eligibility.bar(
-            name, self.asked, self.key.experts, None, self._unpriced
+            name, self.asked, self.key.experts, unpriced=unpriced
         )
 
     def _options(self) -> AttemptOptions:
@@ -136,9 +137,8 @@ class Exchange:
 
     def _planned(self, stay: str) -> Plan:
         services, asked, entry = self.services, self.asked, self.entry
-        plan = services.routing.plan(
-            asked, entry.id, self.key.experts, stay, unpriced=self._unpriced
-        )
+        unpriced = services.prices.barred(self._budgeted)
+        plan = services.routing.plan(asked, entry.id, self.key.experts, stay, unpriced=unpriced)
         entry.policy, entry.composition = plan.policy, plan.composition or "single"
         entry.decided, entry.propensity = plan.experts[0], plan.propensity
         entry.explored, entry.quality = plan.explored, plan.quality
@@ -185,11 +185,6 @@ class Exchange:
         except ApiError as error:
             self.entry.constraints["budget"] = f"a further call was not made: {error.message}"
             raise
-
-    @property
-    def _unpriced(self) -> frozenset[str]:
-        """Experts that this key may not ask, as a budget cannot be kept without their price."""
-        return self.services.prices.unpriced if self._budgeted else frozenset()
 
     def _bound(self) -> int | None:
         """What a budget pays for at most, where the client said nothing of the answer's length."""

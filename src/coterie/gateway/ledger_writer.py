@@ -47,7 +47,7 @@ class Connection(Protocol):
 
 
 class Writing(Closing):
-    """A store that is written by one thread and read by another.
+    """A store that is written by one thread and read by two others.
 
     Conversations older than ``session_seconds`` are deleted, a few at a time, when everything is
     written; None keeps them.

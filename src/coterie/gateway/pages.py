@@ -124,7 +124,7 @@ class Pages:
         path = "/chat/completions"
         asked = read_asked(path, body, headers, MOST_TOKENS, live.most_choices)
         services = live.services
-        unpriced = services.prices.unpriced if services.accounts.budgeted(key) else frozenset()
+        unpriced = services.prices.barred(services.accounts.budgeted(key))
         plan = services.routing.plan(
             asked, new_id("req_"), key.experts, explain=True, unpriced=unpriced
         )

@@ -34,6 +34,10 @@ class Tariffs:
         """The same, without bound where a budget would bar the expert for its unknown price."""
         return math.inf if expert in self.unpriced else self.cost(expert, tokens)
 
+    def barred(self, budgeted: bool) -> frozenset[str]:
+        """Experts that a key may not ask, whose budget cannot be kept without their price."""
+        return self.unpriced if budgeted else frozenset()
+
     @cached_property
     def unpriced(self) -> frozenset[str]:
         """Experts that a budget bars, as nobody knows their price."""
