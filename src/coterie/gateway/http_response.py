@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from coterie.gateway.connections import Connection
+from typing import Protocol
 
 UNREAD = 1 << 17  # bytes of a body that wait before the server has to
+
+
+class Connection(Protocol):
+    """What a response comes over."""
+
+    def abort(self) -> None:
+        """Break it off."""
+
+    def hold(self, paused: bool) -> None:
+        """Read nothing, or go on."""
 
 
 class Response:
